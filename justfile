@@ -1,0 +1,45 @@
+# The steps of .ci/run, one by one: it runs nothing that cannot be run here.
+
+# Every step, as CI runs them
+ci:
+    bash .ci/run
+
+# Unit tests, integration tests, doctests
+test:
+    bash .ci/run test
+
+# Is everything formatted? (`cargo fmt` formats it)
+fmt:
+    bash .ci/run fmt
+
+# clippy on everything, warnings denied
+lint:
+    bash .ci/run lint
+
+# The documentation, warnings denied; as docs.rs builds it too, where there is a nightly
+docs:
+    bash .ci/run docs
+
+# clippy on the library with no feature, with each, with all
+features:
+    bash .ci/run features
+
+# All examples build
+examples:
+    bash .ci/run examples
+
+# Licences, sources and advisories of the dependencies
+deny:
+    bash .ci/run deny
+
+# It builds with the rust-version of Cargo.toml, and no dependency asks for a newer one
+msrv:
+    bash .ci/run msrv
+
+# Measures; CI runs each benchmark once, to see that it works (`bash .ci/run bench`)
+bench *args:
+    cargo bench --all-features --bench '*' -- {{ args }}
+
+# Do imports go down the floors, and public signatures name public dependencies only?
+floors:
+    cargo test --all-features --test floors

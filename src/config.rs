@@ -1,0 +1,118 @@
+//! One layer, as its builder left it.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Response, request};
+
+use crate::{
+    key::{Identity, Key, KeyBytes, KeyPrefix},
+    policy::Policy,
+    shared::{Keyed, Shared},
+    status::{CacheStatus, Reason, StatusName},
+};
+
+/// A layer's rules, shared by all of its services.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) policy: Policy,
+    pub(crate) prefix: KeyPrefix,
+    pub(crate) waiting: Waiting,
+    pub(crate) fill_mode: FillMode,
+    pub(crate) report: Report,
+}
+
+/// The bounds on what waits.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) wait_timeout: Duration,
+    pub(crate) fill_timeout: Duration,
+    pub(crate) max_waiters: usize,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            wait_timeout: Duration::from_secs(10),
+            fill_timeout: Duration::from_secs(30),
+            max_waiters: 10_000,
+        }
+    }
+}
+
+/// Where the one call to the inner service runs.
+///
+/// # Examples
+///
+/// ```
+/// use tower_response_cache::{CacheLayer, FillMode};
+///
+/// let cache = CacheLayer::builder().fill_mode(FillMode::Inline).build();
+/// # let _ = cache;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum FillMode {
+    /// In a task of its own, so that a client that hangs up takes nothing with it. Outside a tokio runtime this is
+    /// the same as `Inline`.
+    #[default]
+    Detached,
+    /// In the task of the request that leads, for services that cannot leave it. If its client hangs up, one of those
+    /// who wait begins anew; and those who wait do so until the leader's client has read the whole body.
+    Inline,
+}
+
+/// How a response tells what the cache did.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    pub(crate) name: StatusName,
+    pub(crate) header: bool,
+    pub(crate) extension: bool,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            name: StatusName::default(),
+            header: true,
+            extension: true,
+        }
+    }
+}
+
+impl Report {
+    /// Tells it in the response's extensions and in `Cache-Status`, behind what caches further in have said
+    /// (RFC 9211 §2).
+    pub(crate) fn label<B>(&self, response: &mut Response<B>, status: CacheStatus) {
+        if self.header {
+            let member: HeaderValue = status.to_header(&self.name);
+            response.headers_mut().append("cache-status", member);
+        }
+        if self.extension {
+            response.extensions_mut().insert(status);
+        }
+    }
+}
+
+/// A layer with its key.
+#[derive(Debug)]
+pub(crate) struct Layered<K> {
+    pub(crate) config: Arc<Config>,
+    pub(crate) key: Key<K>,
+}
+
+impl<K> Layered<K> {
+    /// The key of a request's head, and what it leaves open of who asks.
+    pub(crate) fn key(&self, parts: &request::Parts) -> Result<(KeyBytes, Identity), Reason> {
+        let identity = self.key.identity(&parts.headers)?;
+        let key = self.key.encode(&self.config.prefix, parts, self.config.policy.max_key_bytes)?;
+        Ok((key, identity))
+    }
+}
+
+impl<K: Send + Sync + std::fmt::Debug> Keyed for Layered<K> {
+    fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
+        let key = self.key.encode(&self.config.prefix, parts, self.config.policy.max_key_bytes);
+        key.ok().map(|key| key.to_vec())
+    }
+}

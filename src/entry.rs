@@ -1,0 +1,232 @@
+//! A response as it is stored.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, response};
+use tokio::time::Instant;
+
+use crate::{tags::Stamp, vary::Vary};
+
+/// All that is known of a response when its head is: what is told to those who read along, and what is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) version: Version,
+    /// Without what was for one requester alone; with an `Age` of zero, whose place every hit takes.
+    pub(crate) headers: HeaderMap,
+    pub(crate) vary: Vary,
+    /// Whether requests with an unkeyed `Authorization` may have it (RFC 9111 §3.5).
+    pub(crate) for_authorized: bool,
+    pub(crate) ttl: Duration,
+    /// How old it was when it came: the response's own `Age`.
+    pub(crate) initial_age: u64,
+    pub(crate) received: Instant,
+}
+
+impl Head {
+    pub(crate) fn new(
+        parts: &response::Parts,
+        vary: Vary,
+        for_authorized: bool,
+        ttl: Duration,
+        received: Instant,
+    ) -> Self {
+        let mut headers = without_one_requesters(&parts.headers);
+        let initial_age = age(&headers);
+        headers.insert(header::AGE, HeaderValue::from_static("0"));
+        Self {
+            status: parts.status,
+            version: parts.version,
+            headers,
+            vary,
+            for_authorized,
+            ttl,
+            initial_age,
+            received,
+        }
+    }
+
+    /// For how long it is fresh from now on. `None` if it is not.
+    pub(crate) fn fresh_for(&self, now: Instant) -> Option<Duration> {
+        // RFC 9111 §4.2: fresh while the lifetime is greater than the age. A clock that stands before the arrival gives zero.
+        let resident = now.saturating_duration_since(self.received);
+        self.ttl.checked_sub(resident).filter(|left| !left.is_zero())
+    }
+
+    /// RFC 9111 §4.2.3, in whole seconds.
+    pub(crate) fn age(&self, now: Instant) -> u64 {
+        let resident = now.saturating_duration_since(self.received).as_secs();
+        self.initial_age.saturating_add(resident)
+    }
+
+    fn weight(&self) -> usize {
+        let fields = self.headers.iter();
+        let fields: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum();
+        fields + self.vary.weight()
+    }
+}
+
+/// What a header field takes besides its name and value: two handles of four words, its hash, its place in the index.
+const FIELD_BYTES: usize = 96;
+
+/// What an entry takes besides its key, headers, body and tags: itself, its handles, moka's nodes and log.
+const ENTRY_BYTES: usize = 768;
+
+/// A stored response.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) head: Head,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<Box<HeaderMap>>,
+    /// Whether the body's length was told in advance, as it will be told again.
+    pub(crate) length_known: bool,
+    pub(crate) stamp: Stamp,
+    weight: u32,
+}
+
+impl Entry {
+    pub(crate) fn new(
+        head: Head,
+        body: Bytes,
+        trailers: Option<HeaderMap>,
+        length_known: bool,
+        stamp: Stamp,
+        key_bytes: usize,
+    ) -> Self {
+        let trailers_weight: usize = trailers.iter().flatten().map(|(_, value)| value.len() + FIELD_BYTES).sum();
+        let tags = std::mem::size_of_val(stamp.tags());
+        let weight = ENTRY_BYTES + key_bytes + head.weight() + body.len() + trailers_weight + tags;
+        Self {
+            head,
+            body,
+            trailers: trailers.map(Box::new),
+            length_known,
+            stamp,
+            weight: u32::try_from(weight).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// What it takes of the cache's capacity, in bytes.
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight
+    }
+}
+
+/// The fields that concern one connection or one requester, and so no other.
+fn without_one_requesters(headers: &HeaderMap) -> HeaderMap {
+    // RFC 9111 §3.1: fields of the connection, those that `Connection` names, and those between a proxy and its client.
+    // `Trailer` announces what is stored with the body, and is needed where that is sent again.
+    const CONNECTION: [HeaderName; 9] = [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::PROXY_AUTHENTICATE,
+        HeaderName::from_static("proxy-authentication-info"),
+        header::PROXY_AUTHORIZATION,
+    ];
+    const ONE_REQUEST: [HeaderName; 12] = [
+        HeaderName::from_static("x-request-id"),
+        HeaderName::from_static("request-id"),
+        HeaderName::from_static("x-correlation-id"),
+        HeaderName::from_static("x-trace-id"),
+        HeaderName::from_static("x-amzn-trace-id"),
+        HeaderName::from_static("x-cloud-trace-context"),
+        HeaderName::from_static("traceparent"),
+        HeaderName::from_static("tracestate"),
+        HeaderName::from_static("traceresponse"),
+        HeaderName::from_static("b3"),
+        HeaderName::from_static("x-b3-traceid"),
+        HeaderName::from_static("server-timing"),
+    ];
+    let mut named: Vec<HeaderName> = Vec::new();
+    for line in headers.get_all(header::CONNECTION) {
+        named.extend(line.as_bytes().split(|&b| b == b',').filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()));
+    }
+    let mut kept = HeaderMap::with_capacity(headers.keys_len() + 1);
+    for (name, value) in headers {
+        if !CONNECTION.contains(name) && !ONE_REQUEST.contains(name) && !named.contains(name) {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+/// RFC 9111 §5.1: the first member of the first line, or nothing if that is not a number.
+fn age(headers: &HeaderMap) -> u64 {
+    let Some(line) = headers.get(header::AGE) else {
+        return 0;
+    };
+    let first = line.as_bytes().split(|&b| b == b',').next().unwrap_or_default().trim_ascii();
+    delta_seconds(first).unwrap_or(0)
+}
+
+/// RFC 9111 §1.2.2: digits, and what is too large is very large.
+pub(crate) fn delta_seconds(value: &[u8]) -> Option<u64> {
+    const LARGEST: u64 = 1 << 31;
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |total: u64, b: &u8| (total * 10 + u64::from(b - b'0')).min(LARGEST);
+    Some(value.iter().fold(0, digit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(lines: &[(&'static str, &'static str)], ttl: Duration) -> Head {
+        let mut response = http::Response::new(());
+        for (name, value) in lines {
+            response.headers_mut().append(*name, HeaderValue::from_static(value));
+        }
+        Head::new(&response.into_parts().0, Vary::default(), false, ttl, Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_fresh_while_its_lifetime_is_greater_than_its_age() {
+        let head = head(&[("age", "7")], Duration::from_secs(10));
+        let at = |seconds| head.received + Duration::from_secs(seconds);
+        assert_eq!(head.fresh_for(at(9)), Some(Duration::from_secs(1)));
+        assert_eq!(head.fresh_for(at(10)), None);
+        assert_eq!(head.age(at(9)), 16);
+        assert_eq!(head.fresh_for(head.received - Duration::from_secs(3600)), Some(Duration::from_secs(10)));
+    }
+
+    #[tokio::test]
+    async fn a_lifetime_of_any_length_is_only_compared() {
+        let head = head(&[], Duration::MAX);
+        assert!(head.fresh_for(head.received + Duration::from_secs(10 * 365 * 86_400)).is_some());
+    }
+
+    #[test]
+    fn an_age_that_is_no_number_is_none() {
+        for (value, expected) in [("7200, 0", 7200), ("-1", 0), ("1.0", 0), ("abc", 0), ("", 0), ("7200;a=b", 0)] {
+            assert_eq!(head(&[("age", value)], Duration::MAX).initial_age, expected, "{value}");
+        }
+        assert_eq!(delta_seconds(b"99999999999999999999999"), Some(1 << 31));
+        assert_eq!(delta_seconds(b"007"), Some(7));
+    }
+
+    #[test]
+    fn what_concerned_one_requester_is_not_kept() {
+        let head = head(
+            &[
+                ("connection", "x-one, close"),
+                ("x-one", "1"),
+                ("keep-alive", "1"),
+                ("x-request-id", "1"),
+                ("traceparent", "1"),
+                ("server-timing", "db"),
+                ("link", "a"),
+                ("link", "b"),
+            ],
+            Duration::MAX,
+        );
+        let kept: Vec<_> = head.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+        assert_eq!(kept, [("link", &b"a"[..]), ("link", b"b"), ("age", b"0")]);
+    }
+}

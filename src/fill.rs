@@ -1,0 +1,353 @@
+//! The one call to the inner service: made, judged, recorded, published.
+
+use std::{
+    any::Any,
+    future::{pending, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response, request};
+use http_body::{Body, Frame};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+use tower_service::Service;
+
+use crate::{
+    body::{ResponseBody, to_bytes},
+    config::Config,
+    error::{BodyError, BoxError},
+    flight::{Leader, Opinion},
+    mutant::Mutant,
+    policy::{Candidate, Verdict},
+    recorder::{Errand, Held, Record, Recorder},
+    recording::Recording,
+    reply,
+    shared::{Answer, Running, count},
+    status::{CacheStatus, Reason},
+    tags::{Birth, CacheScope, Tags, scope},
+};
+
+/// A call of the inner service whose answer may be stored.
+#[derive(Debug)]
+pub(crate) struct Fill<S, ReqB> {
+    pub(crate) inner: S,
+    pub(crate) request: (request::Parts, ReqB),
+    pub(crate) errand: Errand,
+}
+
+/// What a panic was made of.
+type Panic = Box<dyn Any + Send>;
+
+/// What a call of the inner service came to: when it was born, and its response.
+type Called<B, E> = Result<(Arc<Birth>, Response<B>), E>;
+
+type Answered<B, E> = Result<Response<ResponseBody<B>>, E>;
+
+impl<S, ReqB, ResB> Fill<S, ReqB>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Send + 'static,
+    ResB: Body + Send + 'static,
+    ResB::Data: Send,
+    ResB::Error: Into<BoxError>,
+{
+    /// Runs in a task of its own, and returns the response as soon as its head is known.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the fill goes on to its end, and stores what it can.
+    ///
+    /// # Panics
+    ///
+    /// If the inner service panics, with the same payload; and if the runtime shuts down before it has answered.
+    pub(crate) async fn detached(self, running: Running) -> Answered<ResB, S::Error> {
+        let (reply, replied) = oneshot::channel();
+        let scope = CacheScope::recording();
+        let task = scope::CURRENT.scope(scope.clone(), async move {
+            self.run(scope, reply).await;
+            drop(running);
+        });
+        #[cfg(feature = "tracing")]
+        let task = tracing::Instrument::in_current_span(task);
+        tokio::spawn(task);
+        match replied.await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => panic!("the runtime shut down before the inner service answered"),
+        }
+    }
+
+    async fn run(self, scope: CacheScope, mut reply: oneshot::Sender<Result<Answered<ResB, S::Error>, Panic>>) {
+        let Self { inner, request, mut errand } = self;
+        let deadline = deadline_in(errand.config.waiting.fill_timeout);
+        let (asked, request) = send(request, &scope, &errand.config);
+        let call = call(inner, request, errand.config.clone());
+        let called = errand.held.answer(call, deadline, reply.closed()).await;
+        let Some((called, in_time)) = called else {
+            return;
+        };
+        match called {
+            Ok(Ok((birth, response))) if in_time => match errand.judge(asked, scope, birth, response) {
+                Judged::Passed(response) => drop(reply.send(Ok(Ok(response)))),
+                Judged::Recorded { mut response, mut recorder, body } => {
+                    recorder.let_read_along();
+                    let (rest, rest_of_body) = oneshot::channel();
+                    *response.body_mut() = ResponseBody::led(recorder.recording().reader(), rest_of_body);
+                    drop(reply.send(Ok(Ok(response))));
+                    record(recorder, body, rest, deadline).await;
+                }
+            },
+            Ok(Ok((_, response))) => drop(reply.send(Ok(Ok(errand.overdue(response))))),
+            Ok(Err(error)) => {
+                errand.held.fail();
+                drop(reply.send(Ok(Err(error))));
+            }
+            Err(panic) => {
+                errand.held.fail();
+                drop(reply.send(Err(panic)));
+            }
+        }
+    }
+
+    /// Runs in the task of its requester, which records the body as it reads it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the call is dropped too, and one of those who wait takes the lead.
+    ///
+    /// # Panics
+    ///
+    /// If the inner service panics, with the same payload.
+    pub(crate) async fn inline(self) -> Answered<ResB, S::Error> {
+        let Self { inner, request, mut errand } = self;
+        let deadline = deadline_in(errand.config.waiting.fill_timeout);
+        let scope = CacheScope::recording();
+        let (asked, request) = send(request, &scope, &errand.config);
+        let call = scope::CURRENT.scope(scope.clone(), call(inner, request, errand.config.clone()));
+        let called = errand.held.answer(call, deadline, pending()).await;
+        match called {
+            Some((Ok(Ok((birth, response))), true)) => match errand.judge(asked, scope.clone(), birth, response) {
+                Judged::Passed(response) => Ok(response),
+                Judged::Recorded { mut response, recorder, body } => {
+                    *response.body_mut() = ResponseBody::recorded(body, recorder, scope);
+                    Ok(response)
+                }
+            },
+            Some((Ok(Ok((_, response))), false)) => Ok(errand.overdue(response)),
+            Some((Ok(Err(error)), _)) => {
+                errand.held.fail();
+                Err(error)
+            }
+            Some((Err(panic), _)) => {
+                errand.held.fail();
+                resume_unwind(panic)
+            }
+            None => unreachable!("a requester that has left does not poll"),
+        }
+    }
+}
+
+/// What is known of the request once it has gone to the inner service.
+struct Asked {
+    headers: HeaderMap,
+    tags: Tags,
+}
+
+/// The request as the inner service gets it, with the scope in its extensions.
+fn send<ReqB>(request: (request::Parts, ReqB), scope: &CacheScope, config: &Config) -> (Asked, Request<ReqB>) {
+    let (mut parts, body) = request;
+    let tags = config.policy.request_tags.as_ref().map(|tags| tags(&parts)).unwrap_or_default();
+    let headers = parts.headers.clone();
+    parts.extensions.insert(scope.clone());
+    (Asked { headers, tags }, Request::from_parts(parts, body))
+}
+
+/// A response whose head was judged.
+enum Judged<B> {
+    Passed(Response<ResponseBody<B>>),
+    Recorded {
+        /// Still without its body.
+        response: Response<ResponseBody<B>>,
+        recorder: Recorder,
+        body: B,
+    },
+}
+
+impl Errand {
+    fn judge<B: Body>(mut self, asked: Asked, scope: CacheScope, birth: Arc<Birth>, response: Response<B>) -> Judged<B> {
+        let (mut parts, body) = response.into_parts();
+        let hint = body.size_hint();
+        let verdict = self.config.policy.judge(Candidate {
+            identity: self.identity,
+            request_headers: &asked.headers,
+            request_tags: asked.tags,
+            response: &parts,
+            gathered: scope.close(),
+            body: &hint,
+            received: Instant::now(),
+        });
+        count(&self.config.shared.counters.misses);
+        let (plan, reason) = match verdict {
+            Verdict::Store(plan) => (plan, None),
+            Verdict::Share(plan, reason) => (plan, Some(reason)),
+            Verdict::Failed(Some(plan)) if self.held.is_second_opinion() => (plan, Some(Reason::Status)),
+            Verdict::Failed(_) => {
+                self.held.fail();
+                return Judged::Passed(self.passed(Response::from_parts(parts, body), Reason::Status));
+            }
+            Verdict::Keep(reason) => {
+                self.config.shared.refusals.remember(&self.keys.flight, reason);
+                self.held.refuse();
+                return Judged::Passed(self.passed(Response::from_parts(parts, body), reason));
+            }
+        };
+        self.config.policy.strip(&mut parts.headers);
+        let mut response = Response::from_parts(parts, ResponseBody::empty());
+        let mut status = CacheStatus::forwarded(self.forward, reason);
+        status.stored = reason.is_none();
+        self.config.report.label(&mut response, status);
+        let recording = Recording::new(hint);
+        let recorder = Recorder::new(self, scope, birth, plan, recording, reason.is_none());
+        Judged::Recorded { response, recorder, body }
+    }
+
+    /// The answer came when nobody but its requester waited any more.
+    fn overdue<B>(&self, response: Response<B>) -> Response<ResponseBody<B>> {
+        count(&self.config.shared.counters.misses);
+        self.passed(response, Reason::FillTimeout)
+    }
+
+    fn passed<B>(&self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {
+        let status = CacheStatus::forwarded(self.forward, Some(reason));
+        reply::passed(&self.config, response, status)
+    }
+}
+
+impl Held {
+    /// Awaits the call, and says whether it was in time. From the deadline on, nobody else waits for it. `None` if its
+    /// requester left after that.
+    async fn answer<F: Future>(
+        &mut self,
+        call: F,
+        deadline: Instant,
+        requester_left: impl Future<Output = ()>,
+    ) -> Option<(Result<F::Output, Panic>, bool)> {
+        let mut call = pin!(caught(call));
+        if let Ok(called) = timeout_at(deadline, call.as_mut()).await {
+            return Some((called, true));
+        }
+        self.permit = None;
+        self.leader.take().into_iter().for_each(Leader::give_up);
+        Some((unless(requester_left, call).await?, false))
+    }
+
+    fn is_second_opinion(&self) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.opinion() == Opinion::Second)
+    }
+
+    fn fail(&mut self) {
+        self.leader.take().into_iter().for_each(Leader::fail);
+    }
+
+    fn refuse(&mut self) {
+        self.leader.take().into_iter().for_each(|leader| leader.land(Answer::Refused));
+    }
+}
+
+/// Readies and calls the inner service. The birth is taken before the call: whatever was purged until then, the handler sees.
+async fn call<S, ReqB, ResB>(mut inner: S, request: Request<ReqB>, config: Arc<Config>) -> Called<ResB, S::Error>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+{
+    poll_fn(|cx| inner.poll_ready(cx)).await?;
+    let purges = &config.shared.purges;
+    let mut birth = Arc::new(purges.bear());
+    let response = inner.call(request).await?;
+    if purges.mutants.has(Mutant::StampAfterHandler) {
+        birth = Arc::new(purges.bear());
+    }
+    Ok((birth, response))
+}
+
+/// Reads the body to its end, at the inner service's pace. What cannot be recorded goes on to the requester as it is.
+async fn record<B>(mut recorder: Recorder, body: B, rest: oneshot::Sender<Pin<Box<B>>>, deadline: Instant)
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let mut body = Box::pin(body);
+    let recording = recorder.recording().clone();
+    let mut in_time = true;
+    loop {
+        let next = caught(poll_fn(|cx| body.as_mut().poll_frame(cx)));
+        let polled = if in_time {
+            timeout_at(deadline, next).await.ok()
+        } else {
+            match unless(recording.unread(), next).await {
+                Some(polled) => Some(polled),
+                None => return,
+            }
+        };
+        let Some(polled) = polled else {
+            in_time = false;
+            recorder.overdue();
+            if !recording.length_known() {
+                recorder.hand_over();
+                drop(rest.send(body));
+                return;
+            }
+            continue;
+        };
+        let frame = match polled {
+            Ok(Some(Ok(frame))) => to_bytes(frame),
+            Ok(Some(Err(error))) => return recorder.broken(BodyError::inner(error)),
+            Ok(None) => return recorder.finish(None),
+            Err(_) => return recorder.broken(BodyError::panicked()),
+        };
+        match frame.into_data().map_err(Frame::into_trailers) {
+            Ok(data) if recorder.data(&data) == Record::Stop => {
+                recorder.hand_over();
+                drop(rest.send(body));
+                return;
+            }
+            Ok(_) if body.is_end_stream() => return recorder.finish(None),
+            Err(Ok(trailers)) => return recorder.finish(Some(trailers)),
+            Ok(_) | Err(Err(_)) => {}
+        }
+    }
+}
+
+/// The future's output, or what it panicked with. After a panic it is not polled again.
+async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+/// The future's output, or `None` if this happens first.
+async fn unless<F: Future>(happens: impl Future<Output = ()>, future: F) -> Option<F::Output> {
+    let (mut future, mut happens) = (pin!(future), pin!(happens));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => happens.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
+
+/// A point in time so far away that nobody waits for it stands for those that cannot be told.
+pub(crate) fn deadline_in(duration: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or(now + FAR)
+}

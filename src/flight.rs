@@ -1,0 +1,311 @@
+//! Who leads and who waits. Knows no HTTP.
+//!
+//! The first who asks for a key leads its flight; whoever asks until it is over waits for what the leader publishes.
+//! A flight is unlinked first and its outcome published after, so that nobody joins one that is over. If the leader
+//! fails while others wait, the flight stays and one of them takes the lead, once.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+/// The flights of one cache, by key.
+#[derive(Debug)]
+pub(crate) struct Flights<T> {
+    shards: Box<[Mutex<Shard<T>>]>,
+    hasher: RandomState,
+}
+
+type Shard<T> = HashMap<Box<[u8]>, Seat<T>>;
+
+const SHARDS: usize = 32;
+
+/// A flight in the table.
+#[derive(Debug)]
+struct Seat<T> {
+    signal: Arc<watch::Sender<Signal<T>>>,
+    waiters: usize,
+    led: bool,
+    opinion: Opinion,
+}
+
+/// Whether a failure of this leader is the first that those who wait will hear of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opinion {
+    First,
+    Second,
+}
+
+/// What the leader lets those who wait know. A late one still reads the newest.
+#[derive(Debug, Clone)]
+enum Signal<T> {
+    Flying,
+    /// The leader is gone: one of those who wait takes its place.
+    Vacant,
+    Answer(T),
+    /// There will be no answer.
+    Over,
+}
+
+/// What came of asking for a place on a flight.
+#[derive(Debug)]
+pub(crate) enum Boarding<T: Clone, F> {
+    /// Nobody was on it: the caller leads.
+    Lead(Leader<T>),
+    /// Somebody leads: the caller waits.
+    Follow(Follower<T>),
+    /// What is looked for was found at the last moment.
+    Found(F),
+    /// As many wait as may.
+    Full,
+}
+
+/// What came of waiting.
+#[derive(Debug)]
+pub(crate) enum Landing<T: Clone> {
+    Answer(T),
+    /// The leader failed, and it is up to the caller now.
+    Lead(Leader<T>),
+    /// There is no answer.
+    Over,
+    TimedOut,
+}
+
+impl<T: Clone> Flights<T> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+        })
+    }
+
+    /// A place on the flight for this key. `look_again` runs under the table's lock if there is none yet: it closes
+    /// the window between having looked and starting a flight.
+    pub(crate) fn board<F>(
+        self: &Arc<Self>,
+        key: &[u8],
+        max_waiters: usize,
+        look_again: impl FnOnce() -> Option<F>,
+    ) -> Boarding<T, F> {
+        let mut shard = self.shard(key);
+        if let Some(seat) = shard.get_mut(key) {
+            if !seat.led {
+                seat.led = true;
+                return Boarding::Lead(Leader::of(self, key, seat));
+            }
+            if seat.waiters >= max_waiters {
+                return Boarding::Full;
+            }
+            seat.waiters += 1;
+            return Boarding::Follow(Follower {
+                place: Place::of(self, key, seat),
+                signals: seat.signal.subscribe(),
+            });
+        }
+        if let Some(found) = look_again() {
+            return Boarding::Found(found);
+        }
+        let seat = Seat {
+            signal: Arc::new(watch::Sender::new(Signal::Flying)),
+            waiters: 0,
+            led: true,
+            opinion: Opinion::First,
+        };
+        let leader = Leader::of(self, key, &seat);
+        shard.insert(key.into(), seat);
+        Boarding::Lead(leader)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    pub(crate) fn waiters(&self) -> usize {
+        let waiting = |shard: &Mutex<Shard<T>>| lock(shard).values().map(|seat| seat.waiters).sum::<usize>();
+        self.shards.iter().map(waiting).sum()
+    }
+
+    fn shard(&self, key: &[u8]) -> MutexGuard<'_, Shard<T>> {
+        #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are as good as any")]
+        let at = self.hasher.hash_one(key) as usize % SHARDS;
+        lock(&self.shards[at])
+    }
+}
+
+fn lock<T>(shard: &Mutex<Shard<T>>) -> MutexGuard<'_, Shard<T>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A flight, as its leader and those who wait know it: the key alone would not tell it from one that came after it.
+#[derive(Debug)]
+struct Place<T> {
+    flights: Arc<Flights<T>>,
+    key: Box<[u8]>,
+    signal: Arc<watch::Sender<Signal<T>>>,
+}
+
+impl<T: Clone> Place<T> {
+    fn of(flights: &Arc<Flights<T>>, key: &[u8], seat: &Seat<T>) -> Self {
+        Self {
+            flights: flights.clone(),
+            key: key.into(),
+            signal: seat.signal.clone(),
+        }
+    }
+
+    /// What `act` makes of this flight while it is in the table, under the table's lock.
+    fn with_seat<R>(&self, act: impl FnOnce(&mut Shard<T>, &[u8]) -> R) -> Option<R> {
+        let mut shard = self.flights.shard(&self.key);
+        let same = shard.get(&*self.key).is_some_and(|seat| Arc::ptr_eq(&seat.signal, &self.signal));
+        same.then(|| act(&mut shard, &self.key))
+    }
+
+    fn unlink(&self) {
+        self.with_seat(|shard, key| shard.remove(key));
+    }
+}
+
+/// The one who brings the answer. Dropped without having brought one (its task was aborted, its client left), it
+/// leaves the lead to one of those who wait.
+#[derive(Debug)]
+pub(crate) struct Leader<T: Clone> {
+    /// `None` once the flight is over.
+    place: Option<Place<T>>,
+    opinion: Opinion,
+    announced: bool,
+}
+
+impl<T: Clone> Leader<T> {
+    fn of(flights: &Arc<Flights<T>>, key: &[u8], seat: &Seat<T>) -> Self {
+        Self {
+            place: Some(Place::of(flights, key, seat)),
+            opinion: seat.opinion,
+            announced: false,
+        }
+    }
+
+    pub(crate) fn opinion(&self) -> Opinion {
+        self.opinion
+    }
+
+    /// Publishes an answer that is still coming in: whoever asks until it is whole has it too.
+    pub(crate) fn announce(&mut self, answer: T) {
+        if let Some(place) = &self.place {
+            self.announced = true;
+            place.signal.send_replace(Signal::Answer(answer));
+        }
+    }
+
+    /// Publishes the answer, and ends the flight.
+    pub(crate) fn land(mut self, answer: T) {
+        self.end(Signal::Answer(answer));
+    }
+
+    /// Ends the flight without an answer.
+    pub(crate) fn give_up(mut self) {
+        self.end(Signal::Over);
+    }
+
+    /// The leader failed: the first time one of those who wait takes the lead, the second time the flight is over.
+    pub(crate) fn fail(mut self) {
+        match self.opinion {
+            Opinion::First => self.hand_over(Opinion::Second),
+            Opinion::Second => self.end(Signal::Over),
+        }
+    }
+
+    fn end(&mut self, last: Signal<T>) {
+        if let Some(place) = self.place.take() {
+            place.unlink();
+            place.signal.send_replace(last);
+        }
+    }
+
+    fn hand_over(&mut self, opinion: Opinion) {
+        if self.announced {
+            return self.end(Signal::Over);
+        }
+        let Some(place) = self.place.take() else { return };
+        place.with_seat(|shard, key| match shard.get_mut(key) {
+            Some(seat) if seat.waiters > 0 => {
+                seat.led = false;
+                seat.opinion = opinion;
+                // Under the lock: somebody who comes now may take the lead at once, and must not be overwritten.
+                seat.signal.send_replace(Signal::Vacant);
+            }
+            _ => {
+                shard.remove(key);
+            }
+        });
+    }
+}
+
+impl<T: Clone> Drop for Leader<T> {
+    fn drop(&mut self) {
+        self.hand_over(self.opinion);
+    }
+}
+
+/// One who waits. Dropped while waiting, it leaves the others as they are.
+#[derive(Debug)]
+pub(crate) struct Follower<T: Clone> {
+    place: Place<T>,
+    signals: watch::Receiver<Signal<T>>,
+}
+
+impl<T: Clone> Follower<T> {
+    /// Waits until there is an answer, or there will be none, or the deadline has passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it leaves the flight; if it was the last to wait on one that nobody leads, the flight ends.
+    pub(crate) async fn wait(mut self, deadline: Instant) -> Landing<T> {
+        loop {
+            // Read to its end before the lock is taken: the borrow is a lock too.
+            let signal = self.signals.borrow_and_update().clone();
+            match signal {
+                Signal::Answer(answer) => return Landing::Answer(answer),
+                Signal::Over => return Landing::Over,
+                Signal::Vacant => {
+                    if let Some(leader) = self.take_the_lead() {
+                        return Landing::Lead(leader);
+                    }
+                }
+                Signal::Flying => {}
+            }
+            match timeout_at(deadline, self.signals.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Landing::Over,
+                Err(_) => return Landing::TimedOut,
+            }
+        }
+    }
+
+    fn take_the_lead(&self) -> Option<Leader<T>> {
+        let taken = self.place.with_seat(|shard, key| {
+            let seat = shard.get_mut(key).filter(|seat| !seat.led)?;
+            seat.led = true;
+            Some(Leader::of(&self.place.flights, key, seat))
+        });
+        taken.flatten()
+    }
+}
+
+impl<T: Clone> Drop for Follower<T> {
+    fn drop(&mut self) {
+        self.place.with_seat(|shard, key| {
+            if let Some(seat) = shard.get_mut(key) {
+                seat.waiters -= 1;
+                if seat.waiters == 0 && !seat.led {
+                    shard.remove(key);
+                }
+            }
+        });
+    }
+}

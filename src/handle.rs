@@ -1,0 +1,419 @@
+//! What the application holds: purge, shut down, and see what is there.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use http::request;
+
+use crate::{
+    error::PurgeError,
+    fill::deadline_in,
+    shared::{Limits, Shared, count},
+    tags::{Tag, Tags},
+};
+
+/// The application's hold on a cache: purges, figures, a graceful end.
+///
+/// Several layers may share one: then they have one capacity and one tag space. They do not answer each other's
+/// requests, unless they bear the same [`name`](crate::CacheLayerBuilder::name).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_response_cache::{CacheHandle, CacheLayer, Tag};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), tower_response_cache::PurgeError> {
+/// let handle = CacheHandle::builder().max_bytes(256 << 20).build();
+/// let pages = CacheLayer::builder().handle(&handle).ttl(Duration::from_secs(3600)).build();
+/// let search = CacheLayer::builder().handle(&handle).ttl(Duration::from_secs(60)).build();
+///
+/// handle.purge(Tag::new("products")).await?; // whatever it is that shows products, on either layer
+/// # let _ = (pages, search);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct CacheHandle {
+    shared: Arc<Shared>,
+}
+
+impl CacheHandle {
+    /// Builds a handle that several layers share. A layer without one has one of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let handle = tower_response_cache::CacheHandle::builder().build();
+    /// # let _ = handle;
+    /// ```
+    #[must_use]
+    pub fn builder() -> CacheHandleBuilder {
+        CacheHandleBuilder {
+            limits: Limits::default(),
+            namespace: String::new(),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Purges every response that bears any of these tags.
+    ///
+    /// Once this has returned, no request that arrives afterwards gets a response whose handler started before the
+    /// purge and which was recorded with any of them: not from memory, and not from a fill that is in flight. It takes
+    /// as long as there are tags, however many responses bear them; their memory is given back in the background.
+    /// A request that arrived before may still get the old response.
+    ///
+    /// Purge after the change is visible to the handlers: after the transaction's commit.
+    ///
+    /// # Errors
+    ///
+    /// None in this version: see [`PurgeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// It does not wait: whoever polls it once has purged; dropped before, it has done nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheHandle, PurgeError, Tag, TagFamily};
+    /// const PRODUCT: TagFamily<u64> = TagFamily::new("product");
+    ///
+    /// async fn changed(cache: &CacheHandle, id: u64) -> Result<(), PurgeError> {
+    ///     cache.purge([PRODUCT.tag(id), Tag::new("products")]).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    #[expect(clippy::unused_async, reason = "a purge that reaches a second tier waits for it")]
+    pub async fn purge(&self, tags: impl Into<Tags>) -> Result<Purged, PurgeError> {
+        let tags = tags.into();
+        let hashes: Vec<u64> = tags.iter().map(|tag| self.hash(tag)).collect();
+        self.mark(&hashes);
+        Ok(Purged { marks: hashes.len() })
+    }
+
+    /// Purges everything that any layer of this handle has stored, tagged or not.
+    ///
+    /// # Errors
+    ///
+    /// None in this version: see [`PurgeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`purge`](Self::purge).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheHandle, PurgeError};
+    /// async fn imported(cache: &CacheHandle) -> Result<(), PurgeError> {
+    ///     cache.purge_all().await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    #[expect(clippy::unused_async, reason = "a purge that reaches a second tier waits for it")]
+    pub async fn purge_all(&self) -> Result<Purged, PurgeError> {
+        self.shared.purges.purge_all();
+        count(&self.shared.counters.purges);
+        self.shared.sweep_soon();
+        Ok(Purged { marks: 1 })
+    }
+
+    /// Purges what is stored for this request, in every variant, on every layer of this handle; where the key reads
+    /// the body, for every body. The request must have what the keys are made of: its URI and authority or `Host` as
+    /// the service sees them, and the headers, cookies and extensions that were chosen.
+    ///
+    /// # Errors
+    ///
+    /// None in this version: see [`PurgeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`purge`](Self::purge).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use http::Request;
+    /// # use tower_response_cache::{CacheHandle, PurgeError};
+    /// async fn forget(cache: &CacheHandle) -> Result<(), PurgeError> {
+    ///     let (parts, ()) = Request::get("/products/7").header("host", "shop.example").body(()).unwrap().into_parts();
+    ///     cache.purge_request(&parts).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    #[expect(clippy::unused_async, reason = "a purge that reaches a second tier waits for it")]
+    pub async fn purge_request(&self, request: &request::Parts) -> Result<Purged, PurgeError> {
+        let layers = self.shared.layers();
+        let keys = layers.iter().filter_map(|layer| layer.key_of(request));
+        let hashes: Vec<u64> = keys.map(|key| self.shared.purges.hash_key(&key)).collect();
+        self.mark(&hashes);
+        Ok(Purged { marks: hashes.len() })
+    }
+
+    /// Starts no more fills, and waits until those that run have ended, or for as long as `patience`. Hits are still
+    /// served, and requests that miss go to the inner service, each for itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it stops waiting; no more fills are started all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_response_cache::CacheHandle;
+    /// async fn end(cache: CacheHandle) {
+    ///     let end = cache.shutdown(Duration::from_secs(5)).await;
+    ///     if end.still_running > 0 {
+    ///         eprintln!("{} fills were cut off", end.still_running);
+    ///     }
+    /// }
+    /// ```
+    pub async fn shutdown(&self, patience: Duration) -> Shutdown {
+        let still_running = self.shared.shut_down(deadline_in(patience)).await;
+        Shutdown { still_running }
+    }
+
+    /// What the cache has done, and what it holds now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::CacheHandle;
+    /// let stats = CacheHandle::builder().build().stats();
+    /// assert_eq!((stats.hits, stats.entries), (0, 0));
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shared = &self.shared;
+        shared.memory.settle();
+        let counters = &shared.counters;
+        Stats {
+            hits: counters.hits.load(Ordering::Relaxed),
+            misses: counters.misses.load(Ordering::Relaxed),
+            collapsed: counters.collapsed.load(Ordering::Relaxed),
+            bypasses: counters.bypasses.load(Ordering::Relaxed),
+            stored: counters.stored.load(Ordering::Relaxed),
+            purges: counters.purges.load(Ordering::Relaxed),
+            entries: shared.memory.entries(),
+            bytes: shared.memory.bytes(),
+            marks: shared.purges.marks(),
+            flights: shared.flights.len(),
+            waiters: shared.flights.waiters(),
+            fills: shared.running(),
+            in_flight: shared.purges.in_flight(),
+            refusals: shared.refusals.len(),
+        }
+    }
+
+    fn hash(&self, tag: &Tag) -> u64 {
+        self.shared.purges.hash_tag(tag.as_str().as_bytes())
+    }
+
+    fn mark(&self, hashes: &[u64]) {
+        if hashes.is_empty() {
+            return;
+        }
+        self.shared.purges.purge(hashes.iter().copied());
+        count(&self.shared.counters.purges);
+        self.shared.sweep_soon();
+    }
+}
+
+/// What a purge did.
+///
+/// # Examples
+///
+/// ```
+/// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
+/// # async fn example(cache: CacheHandle) -> Result<(), PurgeError> {
+/// assert_eq!(cache.purge([Tag::new("a"), Tag::new("b")]).await?.marks, 2);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a purge says whether it covered everything"]
+#[non_exhaustive]
+pub struct Purged {
+    /// How many tags or keys were marked.
+    pub marks: usize,
+}
+
+/// How a shutdown ended.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tower_response_cache::CacheHandle;
+/// # #[tokio::main]
+/// # async fn main() {
+/// let end = CacheHandle::builder().build().shutdown(Duration::from_secs(1)).await;
+/// assert_eq!(end.still_running, 0);
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// How many fills had not ended.
+    pub still_running: usize,
+}
+
+/// What a cache has done, and what it holds.
+///
+/// Every response is counted once, among the hits, misses, collapsed or bypasses.
+///
+/// # Examples
+///
+/// ```
+/// # use tower_response_cache::CacheHandle;
+/// let stats = CacheHandle::builder().build().stats();
+/// println!("{} hits, {} misses, {} bytes", stats.hits, stats.misses, stats.bytes);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Responses that came from the store.
+    pub hits: u64,
+    /// Responses that the inner service made, and that were looked at to be stored.
+    pub misses: u64,
+    /// Responses that were made for another request at the same time.
+    pub collapsed: u64,
+    /// Responses that passed by.
+    pub bypasses: u64,
+    /// How many responses were stored.
+    pub stored: u64,
+    /// How many purges there were.
+    pub purges: u64,
+    /// How many keys are in memory now; the variants of a response are one.
+    pub entries: u64,
+    /// What they take, in bytes, with their keys, headers and tags.
+    pub bytes: u64,
+    /// How many purged tags are kept in mind, until nothing can be left that is older.
+    pub marks: usize,
+    /// How many keys are being fetched now.
+    pub flights: usize,
+    /// How many requests wait for one of these.
+    pub waiters: usize,
+    /// How many fills run in a task of their own now.
+    pub fills: usize,
+    /// How many responses are on their way from the inner service, or still being handed to those who waited.
+    pub in_flight: usize,
+    /// How many keys are known whose last answer could not be stored.
+    pub refusals: u64,
+}
+
+/// Builds a [`CacheHandle`].
+///
+/// # Examples
+///
+/// ```
+/// use tower_response_cache::CacheHandle;
+///
+/// let handle = CacheHandle::builder().max_bytes(64 << 20).namespace("shop").build();
+/// # let _ = handle;
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct CacheHandleBuilder {
+    limits: Limits,
+    namespace: String,
+}
+
+impl CacheHandleBuilder {
+    /// How many bytes of memory responses may take, with their keys, headers and tags. Defaults to 128 MiB.
+    ///
+    /// A response that is larger than this is served and not stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let small = tower_response_cache::CacheHandle::builder().max_bytes(1 << 20);
+    /// # let _ = small;
+    /// ```
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.limits.max_bytes = bytes;
+        self
+    }
+
+    /// How many purged tags are kept in mind. Beyond it, everything older than the younger half of them counts as
+    /// purged: too many misses, never a purged response. Defaults to 100,000, of 16 bytes and a little more each.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let handle = tower_response_cache::CacheHandle::builder().max_marks(1_000_000).build();
+    /// # let _ = handle;
+    /// ```
+    pub fn max_marks(mut self, marks: usize) -> Self {
+        self.limits.max_marks = marks;
+        self
+    }
+
+    /// How many fills may run at once. Beyond it, a request that misses waits for a place for at most its layer's
+    /// `wait_timeout`, and then calls the inner service without storing the answer. Defaults to 1,024.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::num::NonZeroUsize;
+    /// let handle = tower_response_cache::CacheHandle::builder().max_concurrent_fills(NonZeroUsize::MIN).build();
+    /// # let _ = handle;
+    /// ```
+    pub fn max_concurrent_fills(mut self, fills: NonZeroUsize) -> Self {
+        self.limits.max_concurrent_fills = fills.get();
+        self
+    }
+
+    /// How many keys are remembered whose last answer could not be stored. Beyond it some are forgotten, and the next
+    /// requests for these wait for each other once more. Defaults to 10,000.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let handle = tower_response_cache::CacheHandle::builder().max_refusals(100_000).build();
+    /// # let _ = handle;
+    /// ```
+    pub fn max_refusals(mut self, keys: usize) -> Self {
+        self.limits.max_refusals = keys;
+        self
+    }
+
+    /// Sets this application's keys apart from those of others. Changing it starts an empty cache. Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let handle = tower_response_cache::CacheHandle::builder().namespace("shop").build();
+    /// # let _ = handle;
+    /// ```
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Builds the handle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let handle = tower_response_cache::CacheHandle::builder().build();
+    /// # let _ = handle;
+    /// ```
+    #[must_use]
+    pub fn build(self) -> CacheHandle {
+        CacheHandle::of(Arc::new(Shared::new(&self.limits, &self.namespace)))
+    }
+}

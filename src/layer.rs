@@ -1,0 +1,538 @@
+//! The layer, and how it is built.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{StatusCode, request};
+use tower_layer::Layer;
+
+use crate::{
+    config::{Config, FillMode, Layered, Report, Waiting},
+    error::BuildError,
+    handle::CacheHandle,
+    key::{self, Head, Key, KeyPrefix},
+    policy::{Policy, TagHeader},
+    service::{BodyCache, Cache},
+    shared::Keyed,
+    status::StatusName,
+    tags::Tags,
+};
+
+/// Caches the responses of the service that it wraps.
+///
+/// What is stored as it comes: answers to GET of status 200 that are for everybody. Not stored are those with
+/// `Set-Cookie`, with `Cache-Control: no-store`, `private` or `no-cache`, with `Vary: *`, event streams, and those that
+/// are too large or were cut short. A request that carries `Authorization` or cookies passes by, unless these are in
+/// the [`Key`]. The response says what the cache did, and why, in its [`CacheStatus`](crate::CacheStatus).
+///
+/// # Backpressure
+///
+/// The service that this layer makes is always ready, and asks the one inside to be so only when it needs it: see
+/// [`Cache`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_response_cache::{CacheLayer, Key};
+///
+/// let cache = CacheLayer::builder()
+///     .key(Key::new().query(["page", "sort"]))
+///     .ttl(Duration::from_secs(300))
+///     .build();
+/// let handle = cache.handle();
+/// # let _ = handle;
+/// ```
+#[derive(Debug, Clone)]
+pub struct CacheLayer {
+    layered: Arc<Layered<Head>>,
+}
+
+impl CacheLayer {
+    /// Responses live for this long; everything else is as it comes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::new(Duration::from_secs(60));
+    /// # let _ = cache;
+    /// ```
+    #[must_use]
+    pub fn new(ttl: Duration) -> Self {
+        Self::builder().ttl(ttl).build()
+    }
+
+    /// Builds a layer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().build();
+    /// # let _ = cache;
+    /// ```
+    pub fn builder() -> CacheLayerBuilder {
+        CacheLayerBuilder {
+            handle: None,
+            name: None,
+            key: Key::new(),
+            policy: Policy::default(),
+            waiting: Waiting::default(),
+            fill_mode: FillMode::default(),
+            report: Report::default(),
+        }
+    }
+
+    /// The handle with which the application purges.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().build();
+    /// assert_eq!(cache.handle().stats().entries, 0);
+    /// ```
+    #[must_use]
+    pub fn handle(&self) -> CacheHandle {
+        CacheHandle::of(self.layered.config.shared.clone())
+    }
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = Cache<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Cache::new(inner, self.layered.clone())
+    }
+}
+
+/// As [`CacheLayer`], for a key that reads the request's body.
+///
+/// The inner service gets the body as a [`ReplayBody`](crate::ReplayBody), which is why this is a type of its own:
+/// axum's, tonic's and hyper's services take any body.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_response_cache::{BodyCacheLayer, CacheLayer, Key};
+///
+/// let cache: BodyCacheLayer =
+///     CacheLayer::builder().key(Key::grpc(64 * 1024)).ttl(Duration::from_secs(60)).build();
+/// # let _ = cache;
+/// ```
+#[derive(Debug, Clone)]
+pub struct BodyCacheLayer {
+    layered: Arc<Layered<key::Body>>,
+}
+
+impl BodyCacheLayer {
+    /// The handle with which the application purges.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheLayer, Key};
+    /// let cache = CacheLayer::builder().key(Key::grpc(1024)).build();
+    /// assert_eq!(cache.handle().stats().entries, 0);
+    /// ```
+    #[must_use]
+    pub fn handle(&self) -> CacheHandle {
+        CacheHandle::of(self.layered.config.shared.clone())
+    }
+}
+
+impl<S> Layer<S> for BodyCacheLayer {
+    type Service = BodyCache<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        BodyCache::new(inner, self.layered.clone())
+    }
+}
+
+/// Builds a [`CacheLayer`], or a [`BodyCacheLayer`] if the key reads the body.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_response_cache::{CacheLayer, TagHeader};
+///
+/// let cache = CacheLayer::builder()
+///     .ttl(Duration::from_secs(300))
+///     .max_body_bytes(4 << 20)
+///     .tag_header(TagHeader::SURROGATE_KEY.strip())
+///     .build();
+/// # let _ = cache;
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct CacheLayerBuilder<B = Head> {
+    handle: Option<CacheHandle>,
+    name: Option<String>,
+    key: Key<B>,
+    policy: Policy,
+    waiting: Waiting,
+    fill_mode: FillMode,
+    report: Report,
+}
+
+impl CacheLayerBuilder<Head> {
+    /// Builds the layer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().build();
+    /// # let _ = cache;
+    /// ```
+    #[must_use]
+    pub fn build(self) -> CacheLayer {
+        CacheLayer {
+            layered: self.into_layered(),
+        }
+    }
+}
+
+impl CacheLayerBuilder<key::Body> {
+    /// Builds the layer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, Key};
+    /// let cache = CacheLayer::builder().key(Key::grpc(1024)).build();
+    /// # let _ = cache;
+    /// ```
+    #[must_use]
+    pub fn build(self) -> BodyCacheLayer {
+        BodyCacheLayer {
+            layered: self.into_layered(),
+        }
+    }
+}
+
+impl<B> CacheLayerBuilder<B> {
+    /// What the key is made of. Defaults to method, scheme, authority, path and the whole query.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, Key};
+    /// let cache = CacheLayer::builder().key(Key::new().query(["page"])).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn key<B2>(self, key: Key<B2>) -> CacheLayerBuilder<B2> {
+        CacheLayerBuilder {
+            handle: self.handle,
+            name: self.name,
+            key,
+            policy: self.policy,
+            waiting: self.waiting,
+            fill_mode: self.fill_mode,
+            report: self.report,
+        }
+    }
+
+    /// Shares memory, tags and limits with the other layers of this handle. Defaults to a handle of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheHandle, CacheLayer};
+    /// let handle = CacheHandle::builder().build();
+    /// let cache = CacheLayer::builder().handle(&handle).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn handle(mut self, handle: &CacheHandle) -> Self {
+        self.handle = Some(handle.clone());
+        self
+    }
+
+    /// Layers of one handle that bear the same name answer each other's requests. Defaults to none: to a layer of its
+    /// own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().name("pages").build();
+    /// # let _ = cache;
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// For how long a response is fresh, unless it says `s-maxage`, or its handler
+    /// [`ttl_at_most`](crate::scope::ttl_at_most). Defaults to 60 seconds; zero stores nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::builder().ttl(Duration::from_secs(300)).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.policy.ttl = ttl;
+        self
+    }
+
+    /// Stores responses of this status too, for this long: that is how "not found" is cached. Defaults to 200 only.
+    ///
+    /// # Errors
+    ///
+    /// If no such response can be stored for a request for the whole: a server error, 1xx, 206, 304 or 416.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::StatusCode;
+    /// use tower_response_cache::CacheLayer;
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let cache = CacheLayer::builder().status(StatusCode::NOT_FOUND, Duration::from_secs(10))?.build();
+    /// assert!(CacheLayer::builder().status(StatusCode::BAD_GATEWAY, Duration::from_secs(10)).is_err());
+    /// # let _ = cache;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn status(mut self, status: StatusCode, ttl: Duration) -> Result<Self, BuildError> {
+        let partial = [StatusCode::PARTIAL_CONTENT, StatusCode::NOT_MODIFIED, StatusCode::RANGE_NOT_SATISFIABLE];
+        if status.is_server_error() || status.is_informational() || partial.contains(&status) {
+            return Err(BuildError::new(
+                "responses of this status are never stored",
+                "choose one that answers a request for the whole: 2xx but 206, 3xx but 304, 4xx but 416",
+            ));
+        }
+        self.policy.statuses.retain(|(known, _)| *known != status);
+        self.policy.statuses.push((status, ttl));
+        Ok(self)
+    }
+
+    /// A longer body is delivered whole, and not stored. Defaults to 1 MiB; a body of just this length is stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().max_body_bytes(4 << 20).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.policy.max_body_bytes = bytes;
+        self
+    }
+
+    /// A request with a longer key passes by. Defaults to 8 KiB, which also bounds the path and the query in it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().max_key_bytes(1024).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn max_key_bytes(mut self, bytes: usize) -> Self {
+        self.policy.max_key_bytes = bytes;
+        self
+    }
+
+    /// A response with more tags is not stored. Defaults to 256; a response with just as many is stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().max_tags(1000).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn max_tags(mut self, tags: usize) -> Self {
+        self.policy.max_tags = tags;
+        self
+    }
+
+    /// A response with a longer tag is not stored. Defaults to 1 KiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().max_tag_bytes(64).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn max_tag_bytes(mut self, bytes: usize) -> Self {
+        self.policy.max_tag_bytes = bytes;
+        self
+    }
+
+    /// Reads tags from this response header too. Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, TagHeader};
+    /// let cache = CacheLayer::builder().tag_header(TagHeader::SURROGATE_KEY).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn tag_header(mut self, header: TagHeader) -> Self {
+        self.policy.tag_headers.retain(|known| known.name() != header.name());
+        self.policy.tag_headers.push(header);
+        self
+    }
+
+    /// Tags that follow from the request, whatever the handler says. Defaults to none. It runs once a fill.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, Tags};
+    ///
+    /// let cache = CacheLayer::builder()
+    ///     .tag_requests(|parts| Tags::new().with(parts.uri.path().to_owned()))
+    ///     .build();
+    /// # let _ = cache;
+    /// ```
+    pub fn tag_requests<F>(mut self, tags: F) -> Self
+    where
+        F: Fn(&request::Parts) -> Tags + Send + Sync + 'static,
+    {
+        self.policy.request_tags = Some(Arc::new(tags));
+        self
+    }
+
+    /// For how long a request waits for another's answer or for a place among the fills, before it calls the inner
+    /// service itself and stores nothing. Defaults to 10 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::builder().wait_timeout(Duration::from_secs(2)).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.waiting.wait_timeout = timeout;
+        self
+    }
+
+    /// For how long a fill may take, to the end of its body. Later it is for its own requester alone, for as long as
+    /// that waits, and nothing is stored. Defaults to 30 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::builder().fill_timeout(Duration::from_secs(5)).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn fill_timeout(mut self, timeout: Duration) -> Self {
+        self.waiting.fill_timeout = timeout;
+        self
+    }
+
+    /// How many requests may wait for one answer. Any more call the inner service, and store nothing. Defaults to
+    /// 10,000.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().max_waiters(100).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn max_waiters(mut self, waiters: usize) -> Self {
+        self.waiting.max_waiters = waiters;
+        self
+    }
+
+    /// Where the call to the inner service runs. Defaults to [`FillMode::Detached`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, FillMode};
+    /// let cache = CacheLayer::builder().fill_mode(FillMode::Inline).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn fill_mode(mut self, mode: FillMode) -> Self {
+        self.fill_mode = mode;
+        self
+    }
+
+    /// Whether responses tell what the cache did in a `Cache-Status` header (RFC 9211). Defaults to `true`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().status_header(false).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn status_header(mut self, told: bool) -> Self {
+        self.report.header = told;
+        self
+    }
+
+    /// Whether responses carry their [`CacheStatus`](crate::CacheStatus) in their extensions, for the layers outside.
+    /// Defaults to `true`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().status_extension(false).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn status_extension(mut self, told: bool) -> Self {
+        self.report.extension = told;
+        self
+    }
+
+    /// The cache's name in `Cache-Status`. Defaults to `tower-response-cache`.
+    ///
+    /// # Errors
+    ///
+    /// If the name is empty, longer than 256 characters, or not printable ASCII: the header could not carry it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let cache = tower_response_cache::CacheLayer::builder().status_name("shop")?.build();
+    /// # let _ = cache;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn status_name(mut self, name: &str) -> Result<Self, BuildError> {
+        self.report.name = StatusName::parse(name)?;
+        Ok(self)
+    }
+}
+
+impl<B: Send + Sync + fmt::Debug + 'static> CacheLayerBuilder<B> {
+    fn into_layered(self) -> Arc<Layered<B>> {
+        let handle = self.handle.unwrap_or_else(|| CacheHandle::builder().build());
+        let shared = handle.shared().clone();
+        let prefix = KeyPrefix::new(&shared.namespace, self.name.as_deref(), shared.number());
+        let config = Config {
+            shared: shared.clone(),
+            policy: self.policy,
+            prefix,
+            waiting: self.waiting,
+            fill_mode: self.fill_mode,
+            report: self.report,
+        };
+        let layered = Arc::new(Layered {
+            config: Arc::new(config),
+            key: self.key,
+        });
+        let keyed: Arc<dyn Keyed> = layered.clone();
+        shared.enrol(Arc::downgrade(&keyed));
+        layered
+    }
+}
+
+impl<B> fmt::Debug for CacheLayerBuilder<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheLayerBuilder")
+            .field("name", &self.name)
+            .field("key", &self.key)
+            .field("policy", &self.policy)
+            .field("waiting", &self.waiting)
+            .field("fill_mode", &self.fill_mode)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,45 @@
+//! Deliberate faults, switched on in this crate's own tests only: each shows that a test would see the fault.
+
+/// A fault that a test is known to catch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "faults exist in tests only"))]
+pub(crate) enum Mutant {
+    /// The fill takes its stamp when the handler has answered.
+    StampAfterHandler,
+    /// A stored response is not held against the marks.
+    NoCheckWhenReading,
+    /// A response that was waited for is not held against the marks.
+    FollowersNotChecked,
+    /// The epoch is raised before the marks stand.
+    EpochBeforeMarks,
+    /// A mark is dropped while an older fill is in flight.
+    MarkDroppedTooEarly,
+    /// A reader that a sweep overtook trusts that it found no mark.
+    SweepNotNoticed,
+    /// A flight's answer is published while it can still be joined.
+    PublishBeforeUnlink,
+}
+
+/// Which fault is switched on, if any: none, outside this crate's tests.
+#[derive(Debug, Default)]
+pub(crate) struct Mutants {
+    #[cfg(test)]
+    on: std::sync::OnceLock<Mutant>,
+}
+
+impl Mutants {
+    #[cfg(test)]
+    pub(crate) fn switch_on(&self, mutant: Mutant) {
+        let _ = self.on.set(mutant);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has(&self, mutant: Mutant) -> bool {
+        self.on.get() == Some(&mutant)
+    }
+
+    #[cfg(not(test))]
+    pub(crate) const fn has(&self, _: Mutant) -> bool {
+        false
+    }
+}

@@ -1,0 +1,152 @@
+//! May this response be stored, or at least be shared with those who wait for it now? One decision for both.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header, response};
+use http_body::SizeHint;
+use tokio::time::Instant;
+
+use super::{Policy, cache_control::CacheControl, content_type_starts_with, is_grpc};
+use crate::{
+    entry::Head,
+    key::Identity,
+    status::Reason,
+    tags::{Tag, Tags, scope::Gathered},
+    vary::Vary,
+};
+
+/// A response whose head is known, with what is known of its request.
+#[derive(Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) identity: Identity,
+    pub(crate) request_headers: &'a HeaderMap,
+    pub(crate) request_tags: Tags,
+    pub(crate) response: &'a response::Parts,
+    pub(crate) gathered: Gathered,
+    pub(crate) body: &'a SizeHint,
+    pub(crate) received: Instant,
+}
+
+/// What may be done with a response.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Store it, and share it with those who wait.
+    Store(Plan),
+    /// Share it with those who wait, and do not store it.
+    Share(Plan, Reason),
+    /// It is for its own requester alone.
+    Keep(Reason),
+    /// It is a failure of the inner service: for its own requester, and for others only as a second opinion.
+    Failed(Option<Plan>),
+}
+
+/// How a response is recorded.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) head: Head,
+    pub(crate) tags: Vec<Box<[u8]>>,
+    /// What `Content-Length` says.
+    pub(crate) content_length: Option<u64>,
+    /// It is an answer to a gRPC call: whole with one message and a status in its trailers.
+    pub(crate) grpc: bool,
+}
+
+impl Policy {
+    pub(crate) fn judge(&self, candidate: Candidate<'_>) -> Verdict {
+        let failed = is_failure(candidate.response);
+        let do_not_store = candidate.gathered.do_not_store.is_some();
+        match (self.plan(candidate), failed) {
+            (Ok(plan), true) => Verdict::Failed(Some(plan)),
+            (Err(_), true) => Verdict::Failed(None),
+            (Ok(plan), false) if do_not_store => Verdict::Share(plan, Reason::DoNotStore),
+            (Ok(plan), false) => Verdict::Store(plan),
+            (Err(reason), false) => Verdict::Keep(reason),
+        }
+    }
+
+    fn plan(&self, candidate: Candidate<'_>) -> Result<Plan, Reason> {
+        let Candidate { response, gathered, .. } = candidate;
+        let headers = &response.headers;
+        let ttl = match self.ttl_of(response.status) {
+            Some(ttl) => ttl,
+            None if response.status.is_server_error() => Duration::ZERO,
+            None => return Err(Reason::Status),
+        };
+        if headers.contains_key(header::SET_COOKIE) {
+            return Err(Reason::SetCookie);
+        }
+        let cache_control = CacheControl::of(headers)?;
+        // RFC 9111 §3.5: an answer to a request with credentials is for others only if it says so.
+        if candidate.identity == Identity::Authorized && !cache_control.for_authorized {
+            return Err(Reason::Authorization);
+        }
+        let vary = Vary::of(headers, candidate.request_headers)?;
+        if content_type_starts_with(headers, b"text/event-stream") {
+            return Err(Reason::EventStream);
+        }
+        let grpc = is_grpc(headers);
+        if grpc && headers.contains_key(GRPC_STATUS) {
+            return Err(Reason::GrpcStatus);
+        }
+        let content_length = content_length(headers)?;
+        let length = content_length.or(candidate.body.exact()).unwrap_or_else(|| candidate.body.lower());
+        if length > self.max_body_bytes as u64 {
+            return Err(Reason::TooLarge);
+        }
+        let tags = self.tags(candidate.request_tags, &gathered, response)?;
+        let ttl = cache_control.s_maxage.unwrap_or(ttl).min(gathered.ttl_at_most.unwrap_or(Duration::MAX));
+        if ttl.is_zero() && !response.status.is_server_error() {
+            return Err(Reason::NoLifetime);
+        }
+        let mut head = Head::new(response, vary, cache_control.for_authorized, ttl, candidate.received);
+        self.strip(&mut head.headers);
+        Ok(Plan { head, tags, content_length, grpc })
+    }
+
+    /// All tags of a response, wherever they come from, each once.
+    fn tags(&self, request: Tags, gathered: &Gathered, response: &response::Parts) -> Result<Vec<Box<[u8]>>, Reason> {
+        let extensions = response.extensions.get::<Tags>();
+        let typed = request.iter().chain(&gathered.tags).chain(extensions.into_iter().flatten());
+        let headers = self.tag_headers.iter().flat_map(|header| header.tags(&response.headers));
+        let mut tags: Vec<Box<[u8]>> = Vec::new();
+        for tag in typed.map(Tag::as_str).map(str::as_bytes).chain(headers) {
+            if tag.len() > self.max_tag_bytes {
+                return Err(Reason::TagTooLong);
+            }
+            // A tag that was seen before costs nothing, so that the bound holds on what is looked at too.
+            if tags.iter().any(|known| **known == *tag) {
+                continue;
+            }
+            if tags.len() == self.max_tags {
+                return Err(Reason::TooManyTags);
+            }
+            tags.push(tag.into());
+        }
+        Ok(tags)
+    }
+}
+
+const GRPC_STATUS: &str = "grpc-status";
+
+/// A failure of the inner service, rather than an answer that is not for everybody.
+fn is_failure(response: &response::Parts) -> bool {
+    // The codes that speak of the service and not of the request: unknown, deadline exceeded, resource exhausted,
+    // internal, unavailable, data loss.
+    const FAILURES: [&[u8]; 6] = [b"2", b"4", b"8", b"13", b"14", b"15"];
+    let grpc = response.headers.get(GRPC_STATUS);
+    response.status.is_server_error()
+        || (response.status == StatusCode::OK && grpc.is_some_and(|code| FAILURES.contains(&code.as_bytes())))
+}
+
+/// RFC 9110 §8.6: one number. Several, or anything else, is a message whose end nobody knows.
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Reason> {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(None),
+        (Some(line), None) if line.as_bytes().iter().all(u8::is_ascii_digit) => {
+            let number = line.to_str().ok().and_then(|digits| digits.parse().ok());
+            number.map(Some).ok_or(Reason::ContentLength)
+        }
+        _ => Err(Reason::ContentLength),
+    }
+}

@@ -1,0 +1,134 @@
+//! What the cache may do with a request and with a response. Pure: parts in, a decision out.
+
+mod cache_control;
+mod judge;
+mod tag_header;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method, StatusCode, header, request};
+
+use crate::{status::Reason, tags::Tags};
+pub(crate) use judge::{Candidate, Plan, Verdict};
+pub use tag_header::TagHeader;
+
+/// The layer's own rules.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) ttl: Duration,
+    /// The other statuses that are stored, each with its lifetime.
+    pub(crate) statuses: Vec<(StatusCode, Duration)>,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) max_key_bytes: usize,
+    pub(crate) max_tags: usize,
+    pub(crate) max_tag_bytes: usize,
+    pub(crate) tag_headers: Vec<TagHeader>,
+    pub(crate) request_tags: Option<RequestTags>,
+}
+
+pub(crate) type RequestTags = Arc<dyn Fn(&request::Parts) -> Tags + Send + Sync>;
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(60),
+            statuses: Vec::new(),
+            max_body_bytes: 1 << 20,
+            max_key_bytes: 8 << 10,
+            max_tags: 256,
+            max_tag_bytes: 1 << 10,
+            tag_headers: Vec::new(),
+            request_tags: None,
+        }
+    }
+}
+
+impl Policy {
+    /// The lifetime of a response of this status. `None` if such are not stored.
+    pub(crate) fn ttl_of(&self, status: StatusCode) -> Option<Duration> {
+        let chosen = self.statuses.iter().find(|(known, _)| *known == status);
+        match chosen {
+            Some((_, ttl)) => Some(*ttl),
+            None if status == StatusCode::OK => Some(self.ttl),
+            None => None,
+        }
+    }
+
+    /// Removes the headers that were for the cache alone.
+    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
+        for tag_header in self.tag_headers.iter().filter(|header| header.stripped()) {
+            headers.remove(tag_header.name());
+        }
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("ttl", &self.ttl)
+            .field("statuses", &self.statuses)
+            .field("max_body_bytes", &self.max_body_bytes)
+            .field("max_key_bytes", &self.max_key_bytes)
+            .field("max_tags", &self.max_tags)
+            .field("max_tag_bytes", &self.max_tag_bytes)
+            .field("tag_headers", &self.tag_headers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a request whose key is made of its head is one that the cache answers.
+pub(crate) fn admit(parts: &request::Parts, has_body: bool) -> Result<(), Reason> {
+    if parts.method != Method::GET && parts.method != Method::HEAD {
+        return Err(if parts.method == Method::CONNECT { Reason::Upgrade } else { Reason::Method });
+    }
+    if upgrades(&parts.headers) {
+        return Err(Reason::Upgrade);
+    }
+    if has_body {
+        return Err(Reason::RequestBody);
+    }
+    Ok(())
+}
+
+/// Whether a request whose key reads its body may be a unary gRPC call.
+pub(crate) fn admit_grpc(parts: &request::Parts) -> Result<(), Reason> {
+    if parts.method != Method::POST {
+        return Err(Reason::Method);
+    }
+    if is_grpc(&parts.headers) { Ok(()) } else { Err(Reason::RequestBodyNotKeyed) }
+}
+
+/// RFC 9110 §7.8: the connection is to speak another protocol.
+fn upgrades(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+}
+
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    content_type_starts_with(headers, b"application/grpc")
+}
+
+fn content_type_starts_with(headers: &HeaderMap, start: &[u8]) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().trim_ascii_start().get(..start.len()))
+        .is_some_and(|found| found.eq_ignore_ascii_case(start))
+}
+
+/// Takes out what concerns the one requester alone, so that the inner service answers with the whole: the reply is
+/// made for each requester afterwards.
+pub(crate) fn ask_for_the_whole(headers: &mut HeaderMap) {
+    for name in [
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_MATCH,
+        header::IF_UNMODIFIED_SINCE,
+        header::IF_RANGE,
+        header::RANGE,
+    ] {
+        headers.remove(name);
+    }
+    headers.remove("grpc-timeout");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! A stored response, or one that is coming in, shaped for a request.
+
+use http::{Extensions, HeaderMap, HeaderValue, Method, Response, header, request};
+
+use crate::{
+    body::ResponseBody,
+    config::Config,
+    entry::Head,
+    lookup::Hit,
+    shared::{Told, count},
+    status::{CacheStatus, Forward},
+};
+
+/// A hit. The request is over, so its extensions, emptied, serve for the response: their memory is there already.
+pub(crate) fn hit<B>(config: &Config, hit: &Hit, request: request::Parts) -> Response<ResponseBody<B>> {
+    let entry = &*hit.entry;
+    let head_only = request.method == Method::HEAD;
+    let body = if head_only { ResponseBody::empty() } else { ResponseBody::stored(entry) };
+    let mut response = with_head(&entry.head, body, entry.head.age(hit.now));
+    if head_only && !response.headers().contains_key(header::CONTENT_LENGTH) && entry.length_known {
+        // RFC 9110 §9.3.2: as the GET would have it.
+        let length = HeaderValue::from(entry.body.len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+    *response.extensions_mut() = emptied(request.extensions);
+    config.report.label(&mut response, CacheStatus::hit(hit.ttl));
+    count(&config.shared.counters.hits);
+    response
+}
+
+/// The answer that a request waited for.
+pub(crate) fn collapsed<B>(config: &Config, told: &Told, forward: Forward) -> Response<ResponseBody<B>> {
+    let body = ResponseBody::followed(told.recording.reader());
+    let mut response = with_head(&told.head, body, told.head.initial_age);
+    if told.head.initial_age == 0 {
+        response.headers_mut().remove(header::AGE);
+    }
+    let mut status = CacheStatus::forwarded(forward, None);
+    status.collapsed = true;
+    config.report.label(&mut response, status);
+    count(&config.shared.counters.collapsed);
+    response
+}
+
+/// A response that the cache let through as it is.
+pub(crate) fn passed<B>(config: &Config, response: Response<B>, status: CacheStatus) -> Response<ResponseBody<B>> {
+    let mut response = response.map(ResponseBody::passed);
+    config.policy.strip(response.headers_mut());
+    config.report.label(&mut response, status);
+    response
+}
+
+fn with_head<B>(head: &Head, body: ResponseBody<B>, age: u64) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.version_mut() = head.version;
+    *response.headers_mut() = head.headers.clone();
+    set_age(response.headers_mut(), age);
+    response
+}
+
+/// RFC 9111 §5.1. The field has its place since the response was stored.
+fn set_age(headers: &mut HeaderMap, age: u64) {
+    let age = usize::try_from(age).ok().and_then(|age| AGES.get(age)).map_or_else(
+        || HeaderValue::from(age),
+        |digits| HeaderValue::from_static(std::str::from_utf8(digits.trim_ascii_start()).unwrap_or("0")),
+    );
+    headers.insert(header::AGE, age);
+}
+
+/// The ages of most hits, written in advance: a header value made of them takes no memory.
+static AGES: [[u8; 3]; 1000] = {
+    let mut ages = [[b' '; 3]; 1000];
+    let mut age = 0;
+    while age < 1000 {
+        let (hundreds, tens, ones) = (age / 100, age / 10 % 10, age % 10);
+        if hundreds > 0 {
+            ages[age][0] = DIGITS[hundreds];
+        }
+        if age >= 10 {
+            ages[age][1] = DIGITS[tens];
+        }
+        ages[age][2] = DIGITS[ones];
+        age += 1;
+    }
+    ages
+};
+
+const DIGITS: &[u8; 10] = b"0123456789";
+
+fn emptied(mut extensions: Extensions) -> Extensions {
+    extensions.clear();
+    extensions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_age_is_written_as_a_number_is() {
+        for age in (0..1100).chain([u64::MAX]) {
+            let mut headers = HeaderMap::new();
+            set_age(&mut headers, age);
+            assert_eq!(headers[header::AGE], age.to_string());
+        }
+    }
+}

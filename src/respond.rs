@@ -1,0 +1,191 @@
+//! The long way of a request that is not in the store: it leads, waits, or goes alone.
+
+use std::sync::Arc;
+
+use http::{Request, Response, request};
+use http_body::Body;
+use tokio::time::Instant;
+use tower::ServiceExt;
+use tower_service::Service;
+
+use crate::{
+    body::ResponseBody,
+    config::{Config, FillMode},
+    error::BoxError,
+    fill::{Fill, deadline_in},
+    flight::{Boarding, Landing, Leader},
+    key::KeyBytes,
+    lookup::{Found, Hit, Lookup},
+    policy,
+    recorder::{Errand, Held, Keys},
+    reply,
+    shared::{Answer, count},
+    status::{CacheStatus, Forward, Reason},
+    store::Slot,
+    tags::scope,
+};
+
+/// A request that was looked for and not found.
+#[derive(Debug)]
+pub(crate) struct Missed<S, ReqB> {
+    pub(crate) config: Arc<Config>,
+    pub(crate) inner: S,
+    pub(crate) request: (request::Parts, ReqB),
+    pub(crate) lookup: Lookup,
+    pub(crate) forward: Forward,
+    /// What is stored under the key, though not for this request.
+    pub(crate) stored: Option<Slot>,
+}
+
+/// A request waits again once, if what it waited for turned out not to be for it; then it goes alone.
+const ROUNDS: usize = 2;
+
+impl<S, ReqB, ResB> Missed<S, ReqB>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Send + 'static,
+    ResB: Body + Send + 'static,
+    ResB::Data: Send,
+    ResB::Error: Into<BoxError>,
+{
+    /// # Cancel safety
+    ///
+    /// Dropped while it waits, it leaves the flight; while it leads, see [`Fill`]; before its fill has begun, one of
+    /// those who wait takes the lead.
+    pub(crate) async fn respond(self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let newest = self.stored.as_ref().and_then(|slot| slot.entries().first());
+        let mut flight = self.flight_key(newest.map(|entry| &entry.head.vary));
+        if self.config.shared.refusals.get(&flight).is_some() {
+            return self.alone(flight, None).await;
+        }
+        // Code inside a fill may lead, and never waits: so no two can wait for each other.
+        let inside_a_fill = scope::CURRENT.try_with(|_| ()).is_ok();
+        let max_waiters = if inside_a_fill { 0 } else { self.config.waiting.max_waiters };
+        let deadline = deadline_in(self.config.waiting.wait_timeout);
+        for _ in 0..ROUNDS {
+            let boarding = self.config.shared.flights.board(&flight, max_waiters, || self.look_again());
+            let follower = match boarding {
+                Boarding::Found(hit) => return Ok(self.hit(&hit)),
+                Boarding::Lead(leader) => return self.lead(flight, leader, deadline).await,
+                Boarding::Full if inside_a_fill => return self.pass(Reason::Reentrant).await,
+                Boarding::Full => return self.pass(Reason::TooManyWaiters).await,
+                Boarding::Follow(follower) => follower,
+            };
+            match follower.wait(deadline).await {
+                Landing::Answer(Answer::Told(told)) => {
+                    if self.lookup.may_have(&self.config, &self.request.0.headers, &told) {
+                        return Ok(reply::collapsed(&self.config, &told, self.forward));
+                    }
+                    flight = self.flight_key(Some(&told.head.vary));
+                }
+                Landing::Answer(Answer::Refused) => return self.alone(flight, None).await,
+                Landing::Lead(leader) => return self.lead(flight, leader, deadline).await,
+                Landing::Over => return self.alone(flight, Some(deadline)).await,
+                Landing::TimedOut => return self.pass(Reason::WaitTimeout).await,
+            }
+        }
+        self.pass(Reason::NotShared).await
+    }
+
+    fn flight_key(&self, vary: Option<&crate::vary::Vary>) -> KeyBytes {
+        self.lookup.flight_key(&self.request.0.headers, vary)
+    }
+
+    /// What was stored between the miss and the start of a flight.
+    fn look_again(&self) -> Option<Hit> {
+        let lookup = Lookup {
+            key: self.lookup.key.clone(),
+            arrival: self.config.shared.purges.arrive(),
+            ..self.lookup
+        };
+        match lookup.look(&self.config, &self.request.0.headers) {
+            Found::Fresh(hit) => Some(hit),
+            Found::Nothing(..) => None,
+        }
+    }
+
+    fn hit(self, hit: &Hit) -> Response<ResponseBody<ResB>> {
+        reply::hit(&self.config, hit, self.request.0)
+    }
+
+    /// Brings the answer for all who wait. The inner service is asked for the whole: what concerns this requester
+    /// alone is not handed on.
+    async fn lead(
+        mut self,
+        flight: KeyBytes,
+        leader: Leader<Answer>,
+        deadline: Instant,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let shared = self.config.shared.clone();
+        let inside_a_fill = scope::CURRENT.try_with(|_| ()).is_ok();
+        // Inside a fill, whose own place may be the last one, nobody waits for a place.
+        let permit = if inside_a_fill { shared.try_permit() } else { shared.permit(deadline).await };
+        let Some(permit) = permit else {
+            leader.give_up();
+            return self.pass(Reason::TooManyFills).await;
+        };
+        let detached = self.config.fill_mode == FillMode::Detached && tokio::runtime::Handle::try_current().is_ok();
+        let Some(running) = shared.start_running() else {
+            leader.give_up();
+            return self.pass(Reason::ShuttingDown).await;
+        };
+        policy::ask_for_the_whole(&mut self.request.0.headers);
+        let held = Held {
+            leader: Some(leader),
+            permit: Some(permit),
+        };
+        let fill = self.into_fill(flight, held);
+        if detached {
+            fill.detached(running).await
+        } else {
+            drop(running);
+            fill.inline().await
+        }
+    }
+
+    /// Makes its own call, side by side with others, and stores the answer if it can be stored. With a deadline, it
+    /// waits that long for a place among the fills, since the calls before it failed.
+    async fn alone(
+        self,
+        flight: KeyBytes,
+        deadline: Option<Instant>,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let permit = match deadline {
+            Some(deadline) => self.config.shared.permit(deadline).await,
+            None => None,
+        };
+        let held = Held { leader: None, permit };
+        self.into_fill(flight, held).inline().await
+    }
+
+    fn into_fill(self, flight: KeyBytes, held: Held) -> Fill<S, ReqB> {
+        let request = self.lookup.request_hash(&self.config);
+        let keys = Keys {
+            key: self.lookup.key,
+            request,
+            flight,
+        };
+        let errand = Errand {
+            config: self.config,
+            keys,
+            identity: self.lookup.identity,
+            forward: self.forward,
+            held,
+        };
+        Fill {
+            inner: self.inner,
+            request: self.request,
+            errand,
+        }
+    }
+
+    /// Makes its own call, and stores nothing.
+    async fn pass(self, reason: Reason) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let (parts, body) = self.request;
+        let response = self.inner.oneshot(Request::from_parts(parts, body)).await?;
+        count(&self.config.shared.counters.bypasses);
+        Ok(reply::passed(&self.config, response, CacheStatus::bypass(reason)))
+    }
+}

@@ -1,0 +1,127 @@
+//! One request: passed by, a hit, or the long way.
+
+mod replay;
+mod with_body;
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Method, Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    config::Layered,
+    error::BoxError,
+    future::ResponseFuture,
+    key::Head,
+    lookup::{Found, Lookup},
+    policy, reply,
+    respond::Missed,
+    status::Reason,
+};
+pub use replay::ReplayBody;
+pub use with_body::BodyCache;
+
+/// A service whose responses are cached: what [`CacheLayer`](crate::CacheLayer) makes of one.
+///
+/// # Backpressure
+///
+/// It is always ready. The inner service is cloned, awaited to be ready, and called only when a response has to come
+/// from it: a hit is served while the inner service is saturated, and a request that waits for another's answer holds
+/// no permit of a concurrency limit inside.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, Full};
+/// use tower::{Layer, Service, service_fn};
+/// use tower_response_cache::{CacheLayer, CacheStatus};
+///
+/// # type Body = Full<bytes::Bytes>;
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let origin = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::from("hello"))) });
+/// let mut service = CacheLayer::builder().build().layer(origin);
+///
+/// let first = service.call(Request::new(Body::default())).await?;
+/// assert_eq!(first.into_body().collect().await?.to_bytes(), "hello");
+///
+/// let second = service.call(Request::new(Body::default())).await?;
+/// assert!(second.extensions().get::<CacheStatus>().unwrap().is_hit());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Cache<S> {
+    inner: S,
+    layered: Arc<Layered<Head>>,
+}
+
+impl<S> Cache<S> {
+    pub(crate) fn new(inner: S, layered: Arc<Layered<Head>>) -> Self {
+        Self { inner, layered }
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Cache<S>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Body + Send + 'static,
+    ResB: Body + Send + 'static,
+    ResB::Data: Send,
+    ResB::Error: Into<BoxError>,
+{
+    type Response = Response<crate::ResponseBody<ResB>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqB, ResB>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let config = &self.layered.config;
+        let (parts, body) = request.into_parts();
+        let keyed = policy::admit(&parts, !body.is_end_stream()).and_then(|()| self.layered.key(&parts));
+        let (key, identity) = match keyed {
+            Ok(keyed) => keyed,
+            Err(reason) => {
+                let request = Request::from_parts(parts, body);
+                return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
+            }
+        };
+        let lookup = Lookup {
+            head_bytes: key.len(),
+            key,
+            identity,
+            arrival: config.shared.purges.arrive(),
+        };
+        match lookup.look(config, &parts.headers) {
+            Found::Fresh(hit) => ResponseFuture::hit(reply::hit(config, &hit, parts)),
+            // A HEAD is forwarded as it is, and fills nothing: its answer has no body to store.
+            Found::Nothing(..) if parts.method == Method::HEAD => {
+                let request = Request::from_parts(parts, body);
+                ResponseFuture::pass(self.inner.clone(), request, config.clone(), Reason::Head)
+            }
+            Found::Nothing(forward, stored) => {
+                let missed = Missed {
+                    config: config.clone(),
+                    inner: self.inner.clone(),
+                    request: (parts, body),
+                    lookup,
+                    forward,
+                    stored,
+                };
+                ResponseFuture::long_way(Box::pin(missed.respond()))
+            }
+        }
+    }
+}

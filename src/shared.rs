@@ -1,0 +1,239 @@
+//! What all layers of one handle share: memory, the purge clock, the flights, and the bounds on them.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::request;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    entry::Head,
+    flight::Flights,
+    recording::Recording,
+    status::Reason,
+    store::Memory,
+    tags::{Birth, PurgeClock},
+};
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) memory: Memory,
+    pub(crate) purges: Arc<PurgeClock>,
+    pub(crate) flights: Arc<Flights<Answer>>,
+    pub(crate) refusals: Refusals,
+    pub(crate) counters: Counters,
+    pub(crate) namespace: Box<str>,
+    fills: Arc<Semaphore>,
+    running: AtomicUsize,
+    idle: Notify,
+    shutting_down: AtomicBool,
+    pub(crate) sweeping: AtomicBool,
+    layers: Mutex<Vec<Weak<dyn Keyed>>>,
+    next_layer: AtomicU64,
+}
+
+/// What those who wait on a flight are told.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    Told(Arc<Told>),
+    /// It is for its requester alone: everybody goes their own way, side by side.
+    Refused,
+}
+
+/// A response that may be shared: its head, and its body as far as it has come.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) head: Arc<Head>,
+    pub(crate) recording: Arc<Recording>,
+    pub(crate) tags: Box<[u64]>,
+    /// Held by all who may still be given the response: no mark that concerns it is dropped meanwhile.
+    pub(crate) birth: Arc<Birth>,
+}
+
+/// A layer, as far as a purge by request needs it.
+pub(crate) trait Keyed: Send + Sync + std::fmt::Debug {
+    /// The key of a request as far as its head goes. `None` if it has none.
+    fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>>;
+}
+
+/// The limits of a handle.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) max_bytes: u64,
+    pub(crate) max_marks: usize,
+    pub(crate) max_concurrent_fills: usize,
+    pub(crate) max_refusals: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_bytes: 128 << 20,
+            max_marks: 100_000,
+            max_concurrent_fills: 1024,
+            max_refusals: 10_000,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(limits: &Limits, namespace: &str) -> Self {
+        Self {
+            memory: Memory::new(limits.max_bytes),
+            purges: Arc::new(PurgeClock::new(limits.max_marks)),
+            flights: Flights::new(),
+            refusals: Refusals::new(limits.max_refusals),
+            counters: Counters::default(),
+            namespace: namespace.into(),
+            fills: Arc::new(Semaphore::new(limits.max_concurrent_fills.min(Semaphore::MAX_PERMITS))),
+            running: AtomicUsize::new(0),
+            idle: Notify::new(),
+            shutting_down: AtomicBool::new(false),
+            sweeping: AtomicBool::new(false),
+            layers: Mutex::default(),
+            next_layer: AtomicU64::new(0),
+        }
+    }
+
+    /// The number of a new layer.
+    pub(crate) fn number(&self) -> u64 {
+        self.next_layer.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn enrol(&self, layer: Weak<dyn Keyed>) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.retain(|known| known.strong_count() > 0);
+        layers.push(layer);
+    }
+
+    pub(crate) fn layers(&self) -> Vec<Arc<dyn Keyed>> {
+        let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// A place among the fills that may run at once. `None` if there is none until the deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it gives up its place in the queue.
+    pub(crate) async fn permit(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        let acquired = timeout_at(deadline, self.fills.clone().acquire_owned()).await;
+        acquired.ok().and_then(Result::ok)
+    }
+
+    /// A place among the fills, if there is one now.
+    pub(crate) fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.fills.clone().try_acquire_owned().ok()
+    }
+
+    /// A fill begins that outlives its requester. `None` once the cache is shutting down.
+    pub(crate) fn start_running(self: &Arc<Self>) -> Option<Running> {
+        // Counted first: who shuts down either sees this fill, or is seen by it.
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let running = Running { shared: self.clone() };
+        (!self.shutting_down.load(Ordering::SeqCst)).then_some(running)
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// Starts no more fills, and waits until those that run have ended. Returns how many had not, at the deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it stops waiting; no more fills are started all the same.
+    pub(crate) async fn shut_down(&self, deadline: Instant) -> usize {
+        self.shutting_down.store(true, Ordering::SeqCst);
+        loop {
+            let idle = self.idle.notified();
+            let running = self.running();
+            if running == 0 || timeout_at(deadline, idle).await.is_err() {
+                return self.running();
+            }
+        }
+    }
+}
+
+/// A fill that runs on its own.
+#[derive(Debug)]
+pub(crate) struct Running {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.shared.running.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.shared.idle.notify_waiters();
+        }
+    }
+}
+
+/// The keys whose last answer could not be stored, with the reason: requests for them do not wait for each other.
+/// Kept for a while, bounded, and by a hash of the key: a collision lets a request go its own way, no more.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    known: moka::sync::Cache<u64, Refusal>,
+    hasher: RandomState,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    reason: Reason,
+    until: Instant,
+}
+
+/// How long it is remembered that an answer could not be stored.
+const REMEMBERED: Duration = Duration::from_secs(120);
+
+impl Refusals {
+    fn new(capacity: usize) -> Self {
+        Self {
+            known: moka::sync::Cache::new(capacity as u64),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Reason> {
+        let refusal = self.known.get(&self.hasher.hash_one(key))?;
+        (Instant::now() < refusal.until).then_some(refusal.reason)
+    }
+
+    pub(crate) fn remember(&self, key: &[u8], reason: Reason) {
+        let until = Instant::now() + REMEMBERED;
+        self.known.insert(self.hasher.hash_one(key), Refusal { reason, until });
+    }
+
+    pub(crate) fn forget(&self, key: &[u8]) {
+        self.known.invalidate(&self.hasher.hash_one(key));
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.known.run_pending_tasks();
+        self.known.entry_count()
+    }
+}
+
+/// What has happened since the cache was built.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) collapsed: AtomicU64,
+    pub(crate) bypasses: AtomicU64,
+    pub(crate) stored: AtomicU64,
+    pub(crate) purges: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

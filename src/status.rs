@@ -1,0 +1,442 @@
+//! The words of RFC 9211: how the cache handled a request, and why.
+
+use std::{fmt, time::Duration};
+
+use http::HeaderValue;
+
+use crate::error::BuildError;
+
+/// How the cache handled a request: a hit, or forwarded to the inner service, and why.
+///
+/// It lies in the response's extensions, and, in the form of RFC 9211, in its `Cache-Status` header; each can be
+/// switched off ([`status_extension`](crate::CacheLayerBuilder::status_extension),
+/// [`status_header`](crate::CacheLayerBuilder::status_header)). What is said of a response that is still streaming is
+/// what was decided when its head was known.
+///
+/// # Examples
+///
+/// ```
+/// use http::Response;
+/// use tower_response_cache::CacheStatus;
+///
+/// fn was_hit<B>(response: &Response<B>) -> bool {
+///     response.extensions().get::<CacheStatus>().is_some_and(CacheStatus::is_hit)
+/// }
+/// # assert!(!was_hit(&Response::new(())));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheStatus {
+    pub(crate) outcome: Outcome,
+    pub(crate) stored: bool,
+    pub(crate) collapsed: bool,
+    pub(crate) reason: Option<Reason>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Hit { ttl: Duration },
+    Forwarded(Forward),
+}
+
+impl CacheStatus {
+    pub(crate) const fn hit(ttl: Duration) -> Self {
+        Self {
+            outcome: Outcome::Hit { ttl },
+            stored: false,
+            collapsed: false,
+            reason: None,
+        }
+    }
+
+    pub(crate) const fn forwarded(forward: Forward, reason: Option<Reason>) -> Self {
+        Self {
+            outcome: Outcome::Forwarded(forward),
+            stored: false,
+            collapsed: false,
+            reason,
+        }
+    }
+
+    /// A request that the cache lets pass by, for this reason.
+    pub(crate) const fn bypass(reason: Reason) -> Self {
+        let forward = match reason {
+            Reason::Method | Reason::Head => Forward::Method,
+            _ => Forward::Bypass,
+        };
+        Self::forwarded(forward, Some(reason))
+    }
+
+    /// Whether the response came from the store, without the inner service being asked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::CacheStatus;
+    /// fn count(status: &CacheStatus, hits: &mut u64) {
+    ///     *hits += u64::from(status.is_hit());
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_hit(&self) -> bool {
+        matches!(self.outcome, Outcome::Hit { .. })
+    }
+
+    /// For how long a hit will still be fresh. `None` if this is not a hit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::CacheStatus;
+    /// fn soon_stale(status: &CacheStatus) -> bool {
+    ///     status.ttl().is_some_and(|ttl| ttl.as_secs() < 5)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn ttl(&self) -> Option<Duration> {
+        match self.outcome {
+            Outcome::Hit { ttl } => Some(ttl),
+            Outcome::Forwarded(_) => None,
+        }
+    }
+
+    /// Why the request went to the inner service. `None` if this is a hit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheStatus, Forward};
+    /// fn is_miss(status: &CacheStatus) -> bool {
+    ///     matches!(status.forward(), Some(Forward::UriMiss | Forward::VaryMiss | Forward::Stale))
+    /// }
+    /// ```
+    #[must_use]
+    pub fn forward(&self) -> Option<Forward> {
+        match self.outcome {
+            Outcome::Hit { .. } => None,
+            Outcome::Forwarded(forward) => Some(forward),
+        }
+    }
+
+    /// Whether this response is being stored: later requests are answered with it once its body is whole.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::CacheStatus;
+    /// fn warmed(status: &CacheStatus) -> bool {
+    ///     status.is_hit() || status.is_stored()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.stored
+    }
+
+    /// Whether this request waited for, and was answered by, another one's call of the inner service.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::CacheStatus;
+    /// fn called_the_handler(status: &CacheStatus) -> bool {
+    ///     !status.is_hit() && !status.is_collapsed()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_collapsed(&self) -> bool {
+        self.collapsed
+    }
+
+    /// Why the request passed by, or why the response is not stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheStatus, Reason};
+    /// fn handler_sets_cookies(status: &CacheStatus) -> bool {
+    ///     status.reason() == Some(Reason::SetCookie)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// The member of a `Cache-Status` header (RFC 9211 §2), under the cache's name.
+    pub(crate) fn to_header(self, name: &StatusName) -> HeaderValue {
+        let mut member = String::with_capacity(name.0.len() + 48);
+        member.push_str(&name.0);
+        match self.outcome {
+            Outcome::Hit { ttl } => {
+                member.push_str("; hit; ttl=");
+                member.push_str(itoa::Buffer::new().format(ttl.as_secs()));
+            }
+            Outcome::Forwarded(forward) => {
+                member.push_str("; fwd=");
+                member.push_str(forward.as_str());
+            }
+        }
+        if self.stored {
+            member.push_str("; stored");
+        }
+        if self.collapsed {
+            member.push_str("; collapsed");
+        }
+        if let Some(reason) = self.reason {
+            member.push_str("; detail=");
+            member.push_str(reason.as_str());
+        }
+        HeaderValue::try_from(member).unwrap_or_else(|_| HeaderValue::from_static("cache"))
+    }
+}
+
+impl fmt::Display for CacheStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.outcome {
+            Outcome::Hit { .. } => f.write_str("hit")?,
+            Outcome::Forwarded(forward) => write!(f, "fwd={}", forward.as_str())?,
+        }
+        match self.reason {
+            Some(reason) => write!(f, " ({reason})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a request was forwarded to the inner service (the `fwd` parameter of RFC 9211 §2.2).
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(tower_response_cache::Forward::UriMiss.as_str(), "uri-miss");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Forward {
+    /// The cache was not asked: the [`Reason`] says why.
+    Bypass,
+    /// The request's method is not one that the cache answers.
+    Method,
+    /// Nothing is stored under the request's key.
+    UriMiss,
+    /// Something is stored under the request's key, but not for what `Vary` names.
+    VaryMiss,
+    /// What is stored is past its lifetime, or was purged.
+    Stale,
+}
+
+impl Forward {
+    /// The token of RFC 9211.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(tower_response_cache::Forward::Bypass.as_str(), "bypass");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $token:literal,)*) => {
+        /// Why a request passed by the cache, or why its response is not stored.
+        ///
+        /// It is the `detail` of the `Cache-Status` header, as a token.
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// use tower_response_cache::Reason;
+        ///
+        /// assert_eq!(Reason::SetCookie.as_str(), "set-cookie");
+        /// assert_eq!(Reason::SetCookie.to_string(), "set-cookie");
+        /// ```
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// The reason as a token of lower-case words and hyphens.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// assert_eq!(tower_response_cache::Reason::NoStore.as_str(), "no-store");
+            /// ```
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $token,)*
+                }
+            }
+
+            #[cfg(test)]
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+reasons! {
+    /// The method is not one that the cache answers.
+    Method = "method",
+    /// A HEAD for which no GET is stored: it is forwarded, and fills nothing.
+    Head = "head",
+    /// The connection is to change its protocol (`Upgrade`, CONNECT).
+    Upgrade = "upgrade",
+    /// The request has a body, and the key does not read it.
+    RequestBody = "request-body",
+    /// The request's body is longer than the key reads, or is not one whole message.
+    RequestBodyNotKeyed = "request-body-not-keyed",
+    /// The request carries `Authorization`, which is not in the key, and the response does not say that it may be shared.
+    Authorization = "authorization",
+    /// The request carries a cookie that is not in the key.
+    Cookie = "cookie",
+    /// The request carries `Proxy-Authorization`, which is not in the key.
+    ProxyAuthorization = "proxy-authorization",
+    /// A part of the key that has to be there is absent.
+    KeyPart = "key-part",
+    /// The key is longer than the limit.
+    KeyTooLong = "key-too-long",
+    /// The request was made by code that runs inside a fill, which may not wait for another.
+    Reentrant = "reentrant",
+    /// The cache is shutting down, and starts no more fills.
+    ShuttingDown = "shutting-down",
+    /// The answer that this request waited for did not come in time.
+    WaitTimeout = "wait-timeout",
+    /// As many requests wait for the same answer as may.
+    TooManyWaiters = "too-many-waiters",
+    /// As many fills run as may, and none ended in time.
+    TooManyFills = "too-many-fills",
+    /// The answer that this request waited for was purged meanwhile, or was for another variant.
+    NotShared = "not-shared",
+    /// The inner service took longer than a fill may.
+    FillTimeout = "fill-timeout",
+    /// The response's status is not one that is stored.
+    Status = "status",
+    /// The response sets a cookie.
+    SetCookie = "set-cookie",
+    /// The response says `Cache-Control: no-store`.
+    NoStore = "no-store",
+    /// The response says `Cache-Control: private`.
+    Private = "private",
+    /// The response says `Cache-Control: no-cache`.
+    NoCache = "no-cache",
+    /// The response's `Cache-Control` cannot be read.
+    CacheControl = "cache-control",
+    /// The response says `Vary: *`.
+    VaryStar = "vary-star",
+    /// The response's `Vary` cannot be read, or names too many fields.
+    Vary = "vary",
+    /// The response is a stream of events.
+    EventStream = "event-stream",
+    /// The response's `Content-Length` cannot be read.
+    ContentLength = "content-length",
+    /// The response is larger than what is stored.
+    TooLarge = "too-large",
+    /// The response's lifetime is zero.
+    NoLifetime = "no-lifetime",
+    /// The call failed, by its gRPC status.
+    GrpcStatus = "grpc-status",
+    /// The response bears more tags than may be recorded.
+    TooManyTags = "too-many-tags",
+    /// The response bears a tag that is longer than may be recorded.
+    TagTooLong = "tag-too-long",
+    /// The handler asked that the response not be stored.
+    DoNotStore = "do-not-store",
+    /// The handler spoke to its scope after the response's head was sent.
+    LateScope = "late-scope",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The name of this cache in `Cache-Status`: a token, or a string in quotes (RFC 9211 §2, RFC 8941 §3.3).
+#[derive(Debug, Clone)]
+pub(crate) struct StatusName(Box<str>);
+
+impl Default for StatusName {
+    fn default() -> Self {
+        Self("tower-response-cache".into())
+    }
+}
+
+impl StatusName {
+    pub(crate) fn parse(name: &str) -> Result<Self, BuildError> {
+        const MAX_BYTES: usize = 256;
+        if name.is_empty() || name.len() > MAX_BYTES || !name.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            return Err(BuildError::new(
+                "the cache's name cannot stand in a Cache-Status header",
+                "give 1 to 256 characters of printable ASCII",
+            ));
+        }
+        let token = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '*')
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&b));
+        if token {
+            return Ok(Self(name.into()));
+        }
+        let escaped = name.replace('\\', "\\\\").replace('"', "\\\"");
+        Ok(Self(format!("\"{escaped}\"").into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_written_as_rfc_9211_has_it() {
+        let name = StatusName::default();
+        let hit = CacheStatus::hit(Duration::from_millis(59_900));
+        assert_eq!(hit.to_header(&name), "tower-response-cache; hit; ttl=59");
+
+        let mut miss = CacheStatus::forwarded(Forward::UriMiss, None);
+        miss.stored = true;
+        miss.collapsed = true;
+        assert_eq!(
+            miss.to_header(&name),
+            "tower-response-cache; fwd=uri-miss; stored; collapsed"
+        );
+
+        let bypass = CacheStatus::bypass(Reason::Method);
+        assert_eq!(bypass.to_header(&name), "tower-response-cache; fwd=method; detail=method");
+    }
+
+    #[test]
+    fn every_reason_is_a_token_of_its_own() {
+        let mut tokens: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+        assert!(tokens.iter().all(|t| t.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn a_name_that_is_no_token_is_quoted_and_one_that_is_no_text_is_refused() {
+        let written = |name: &str| {
+            let header = CacheStatus::bypass(Reason::Head).to_header(&StatusName::parse(name).unwrap());
+            header.to_str().unwrap().split(';').next().unwrap().to_owned()
+        };
+        assert_eq!(written("edge"), "edge");
+        assert_eq!(written("my \"cache\""), "\"my \\\"cache\\\"\"");
+        assert_eq!(written("1st"), "\"1st\"");
+        assert!(StatusName::parse("").is_err());
+        assert!(StatusName::parse("a\nb").is_err());
+        assert!(StatusName::parse(&"x".repeat(256)).is_ok());
+        assert!(StatusName::parse(&"x".repeat(257)).is_err());
+    }
+}

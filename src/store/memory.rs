@@ -1,0 +1,106 @@
+//! Memory: moka, bounded in bytes. It is storage only: whether what it holds may be served is decided by who reads it.
+
+use std::sync::Arc;
+
+use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
+
+use crate::entry::Entry;
+
+/// The variants kept of one response; beyond them, the oldest leaves.
+const MAX_VARIANTS: usize = 12;
+
+#[derive(Debug)]
+pub(crate) struct Memory {
+    cache: Cache<Box<[u8]>, Slot>,
+    max_bytes: u64,
+}
+
+/// What is stored under one key: a response, or the variants of one, the newest first.
+#[derive(Debug, Clone)]
+pub(crate) enum Slot {
+    One(Arc<Entry>),
+    Variants(Arc<[Arc<Entry>]>),
+}
+
+impl Slot {
+    pub(crate) fn entries(&self) -> &[Arc<Entry>] {
+        match self {
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Variants(entries) => entries,
+        }
+    }
+
+    fn of(mut entries: Vec<Arc<Entry>>) -> Option<Self> {
+        match entries.len() {
+            0 => None,
+            1 => entries.pop().map(Self::One),
+            _ => Some(Self::Variants(entries.into())),
+        }
+    }
+
+    /// With this entry in place of what was stored for the same variant.
+    fn with(&self, entry: Arc<Entry>) -> Option<Self> {
+        let others = self.entries().iter().filter(|other| !other.head.vary.same_variant(&entry.head.vary)).cloned();
+        let mut entries: Vec<_> = std::iter::once(entry.clone()).chain(others).collect();
+        entries.truncate(MAX_VARIANTS);
+        Self::of(entries)
+    }
+}
+
+impl Memory {
+    pub(crate) fn new(max_bytes: u64) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(max_bytes)
+            .weigher(|_, slot: &Slot| slot.entries().iter().fold(0, |sum: u32, entry| sum.saturating_add(entry.weight())))
+            .eviction_policy(EvictionPolicy::tiny_lfu())
+            .build();
+        Self { cache, max_bytes }
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Slot> {
+        self.cache.get(key)
+    }
+
+    /// Whether an entry of this weight can be kept at all.
+    pub(crate) fn fits(&self, entry: &Entry) -> bool {
+        u64::from(entry.weight()) <= self.max_bytes
+    }
+
+    /// Stores an entry beside the other variants under its key, in place of the same variant.
+    pub(crate) fn put(&self, key: &[u8], entry: Entry) {
+        let entry = Arc::new(entry);
+        self.cache.entry(key.into()).and_compute_with(|stored| {
+            let slot = stored.and_then(|stored| stored.into_value().with(entry.clone()));
+            Op::Put(slot.unwrap_or(Slot::One(entry)))
+        });
+    }
+
+    /// All that is stored now. What is stored or removed meanwhile may be seen or not.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Arc<Box<[u8]>>, Slot)> + Send {
+        self.cache.iter()
+    }
+
+    /// Removes those entries under a key that are not to be kept, of what is stored there now.
+    pub(crate) fn retain(&self, key: &[u8], keep: impl Fn(&Entry) -> bool) {
+        self.cache.entry(key.into()).and_compute_with(|stored| match stored {
+            Some(stored) if !stored.value().entries().iter().all(|entry| keep(entry)) => {
+                let kept = stored.value().entries().iter().filter(|entry| keep(entry)).cloned().collect();
+                Slot::of(kept).map_or(Op::Remove, Op::Put)
+            }
+            _ => Op::Nop,
+        });
+    }
+
+    /// Lets go of what was removed or evicted.
+    pub(crate) fn settle(&self) {
+        self.cache.run_pending_tasks();
+    }
+
+    pub(crate) fn entries(&self) -> u64 {
+        self.cache.entry_count()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.cache.weighted_size()
+    }
+}

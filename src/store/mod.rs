@@ -1,0 +1,5 @@
+//! Where responses are kept.
+
+mod memory;
+
+pub(crate) use memory::{Memory, Slot};

@@ -1,0 +1,139 @@
+//! Which of the variants of a response a request is for (RFC 9111 §4.1).
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{
+    key::{self, KeyBytes},
+    status::Reason,
+};
+
+/// The header fields that a response's `Vary` names, with the values that its request had.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Vary(Box<[(HeaderName, Option<Box<[u8]>>)]>);
+
+/// A `Vary` that names more fields than this is treated as one that cannot be read.
+const MAX_FIELDS: usize = 32;
+
+impl Vary {
+    /// # Errors
+    ///
+    /// The reason for which no other request may have the response: `Vary: *`, or a field that cannot be read.
+    pub(crate) fn of(response: &HeaderMap, request: &HeaderMap) -> Result<Self, Reason> {
+        let mut names: Vec<HeaderName> = Vec::new();
+        for line in response.get_all(header::VARY) {
+            for name in line.as_bytes().split(|&b| b == b',') {
+                let name = name.trim_ascii();
+                if name == b"*" {
+                    return Err(Reason::VaryStar);
+                }
+                if name.is_empty() {
+                    continue;
+                }
+                let name = HeaderName::from_bytes(name).map_err(|_| Reason::Vary)?;
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        if names.len() > MAX_FIELDS {
+            return Err(Reason::Vary);
+        }
+        names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        let with_value = |name: HeaderName| {
+            let value = value(request, &name);
+            (name, value)
+        };
+        Ok(Self(names.into_iter().map(with_value).collect()))
+    }
+
+    /// Whether every nominated field has the value that it had.
+    pub(crate) fn matches(&self, request: &HeaderMap) -> bool {
+        self.0.iter().all(|(name, stored)| {
+            let mut lines = request.get_all(name).iter();
+            match (lines.next(), lines.next()) {
+                (None, _) => stored.is_none(),
+                (Some(only), None) => stored.as_deref() == Some(only.as_bytes().trim_ascii()),
+                _ => *stored == value(request, name),
+            }
+        })
+    }
+
+    /// Whether two responses are for the same requests.
+    pub(crate) fn same_variant(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+
+    /// Adds to a key what tells this request's variant from others, by the fields that this response nominates.
+    pub(crate) fn put(&self, request: &HeaderMap, key: &mut KeyBytes) {
+        for (name, _) in &self.0 {
+            key::put_variant(key, name, value(request, name).as_deref());
+        }
+    }
+
+    pub(crate) fn weight(&self) -> usize {
+        let fields = self.0.iter();
+        fields.map(|(name, value)| name.as_str().len() + value.as_ref().map_or(0, |v| v.len()) + 64).sum()
+    }
+}
+
+/// RFC 9111 §4.1: lines are joined, and white space around them does not matter.
+fn value(headers: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let mut value = lines.next()?.trim_ascii().to_vec();
+    for line in lines {
+        value.extend_from_slice(b", ");
+        value.extend_from_slice(line.trim_ascii());
+    }
+    Some(value.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn every_nominated_field_must_match() {
+        let request = headers(&[("foo", "1"), ("bar", "2")]);
+        let vary = Vary::of(&headers(&[("vary", "Foo, BAR"), ("vary", ",baz")]), &request).unwrap();
+        assert!(vary.matches(&request));
+        assert!(vary.matches(&headers(&[("foo", " 1 "), ("bar", "2"), ("other", "x")])));
+        for other in [
+            headers(&[("foo", "1")]),
+            headers(&[("foo", "1"), ("bar", "")]),
+            headers(&[("foo", "1"), ("bar", "2"), ("baz", "")]),
+            headers(&[("foo", "1"), ("foo", "1"), ("bar", "2")]),
+        ] {
+            assert!(!vary.matches(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn lines_are_joined() {
+        let vary = Vary::of(&headers(&[("vary", "foo")]), &headers(&[("foo", "1, 2")])).unwrap();
+        assert!(vary.matches(&headers(&[("foo", "1"), ("foo", "2 ")])));
+        assert!(!vary.matches(&headers(&[("foo", "2"), ("foo", "1")])));
+    }
+
+    #[test]
+    fn a_star_or_what_cannot_be_read_matches_nothing() {
+        let request = HeaderMap::new();
+        let of = |lines: &[(&'static str, &str)]| Vary::of(&headers(lines), &request).map(|_| ());
+        assert_eq!(of(&[("vary", "*")]), Err(Reason::VaryStar));
+        assert_eq!(of(&[("vary", "foo, *")]), Err(Reason::VaryStar));
+        assert_eq!(of(&[("vary", ""), ("vary", " , *")]), Err(Reason::VaryStar));
+        assert_eq!(of(&[("vary", "f oo")]), Err(Reason::Vary));
+        assert_eq!(of(&[("vary", "\u{fc}")]), Err(Reason::Vary));
+        assert_eq!(of(&[("vary", " ,")]), Ok(()));
+        let many = |n: usize| (0..n).map(|i| format!("f{i}")).collect::<Vec<_>>().join(",");
+        assert_eq!(of(&[("vary", &many(MAX_FIELDS))]), Ok(()));
+        assert_eq!(of(&[("vary", &many(MAX_FIELDS + 1))]), Err(Reason::Vary));
+    }
+}
