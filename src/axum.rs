@@ -24,7 +24,10 @@ impl IntoResponseParts for Tags {
     type Error = Infallible;
 
     fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
-        let mut tags = response.extensions_mut().remove::<Self>().unwrap_or_default();
+        let mut tags = response
+            .extensions_mut()
+            .remove::<Self>()
+            .unwrap_or_default();
         tags.extend(self);
         response.extensions_mut().insert(tags);
         Ok(response)

@@ -69,7 +69,10 @@ enum Kind<B> {
     /// What another fill records.
     Followed { reader: Reader },
     /// What the requester's own fill records; if that stops, the rest is the inner service's.
-    Led { reader: Reader, rest: oneshot::Receiver<Pin<Box<B>>> },
+    Led {
+        reader: Reader,
+        rest: oneshot::Receiver<Pin<Box<B>>>,
+    },
     /// The rest of a body that was not recorded to its end.
     Rest { body: Pin<Box<B>> },
 }
@@ -94,10 +97,10 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(crate) fn recorded(body: B, recorder: Recorder, scope: CacheScope) -> Self {
+    pub(crate) fn recorded(body: B, recorder: Box<Recorder>, scope: CacheScope) -> Self {
         let kind = Kind::Recorded {
             body,
-            recorder: Some(Box::new(recorder)),
+            recorder: Some(recorder),
             scope,
         };
         Self { kind }
@@ -129,7 +132,10 @@ where
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut kind = self.project().kind;
         loop {
             match kind.as_mut().project() {
@@ -138,13 +144,23 @@ where
                     if !data.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
                     }
-                    return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+                    return Poll::Ready(
+                        trailers
+                            .take()
+                            .map(|trailers| Ok(Frame::trailers(trailers))),
+                    );
                 }
                 KindProjection::Passed { body } => return poll_inner(body, cx),
-                KindProjection::Recorded { body, recorder, scope } => {
+                KindProjection::Recorded {
+                    body,
+                    recorder,
+                    scope,
+                } => {
                     // Code in the body belongs to the fill, as the handler did.
                     let mut body = body;
-                    let frame = ready!(scope::CURRENT.sync_scope(scope.clone(), || poll_inner(body.as_mut(), cx)));
+                    let frame = ready!(
+                        scope::CURRENT.sync_scope(scope.clone(), || poll_inner(body.as_mut(), cx))
+                    );
                     record(recorder, &frame, body.is_end_stream());
                     return Poll::Ready(frame);
                 }
@@ -176,7 +192,9 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
-            Kind::Stored { data, length_known, .. } => {
+            Kind::Stored {
+                data, length_known, ..
+            } => {
                 let mut hint = SizeHint::with_exact(data.len() as u64);
                 if !length_known {
                     // A body that was sent in chunks is again, so that HTTP/1 has a place for its trailers.
@@ -216,7 +234,9 @@ fn frame_of(step: Step) -> Polled {
 /// Tells the recorder what its requester is about to be told. Some readers stop at the last byte of a body whose
 /// length they know, so the end is noted with it.
 fn record(recorder: &mut Option<Box<Recorder>>, frame: &Polled, is_end: bool) {
-    let Some(mut recording) = recorder.take() else { return };
+    let Some(mut recording) = recorder.take() else {
+        return;
+    };
     match frame {
         Some(Ok(frame)) => match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) if recording.data(data) == Record::Stop => recording.hand_over(),

@@ -65,27 +65,45 @@ pub enum FillMode {
 /// How a response tells what the cache did.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
-    pub(crate) name: StatusName,
     pub(crate) header: bool,
     pub(crate) extension: bool,
+    name: StatusName,
+    /// What is said of a request that passes by, for each reason: made in advance, so that saying it takes no memory.
+    bypasses: Box<[HeaderValue]>,
 }
 
 impl Default for Report {
     fn default() -> Self {
-        Self {
-            name: StatusName::default(),
-            header: true,
-            extension: true,
-        }
+        Self::under(StatusName::default(), true, true)
     }
 }
 
 impl Report {
+    fn under(name: StatusName, header: bool, extension: bool) -> Self {
+        let bypasses = Reason::ALL.iter();
+        let bypasses = bypasses
+            .map(|reason| CacheStatus::bypass(*reason).to_header(&name))
+            .collect();
+        Self {
+            header,
+            extension,
+            name,
+            bypasses,
+        }
+    }
+
+    pub(crate) fn renamed(self, name: StatusName) -> Self {
+        Self::under(name, self.header, self.extension)
+    }
+
     /// Tells it in the response's extensions and in `Cache-Status`, behind what caches further in have said
     /// (RFC 9211 §2).
     pub(crate) fn label<B>(&self, response: &mut Response<B>, status: CacheStatus) {
         if self.header {
-            let member: HeaderValue = status.to_header(&self.name);
+            let member = match status.bypassed() {
+                Some(reason) => self.bypasses[reason as usize].clone(),
+                None => status.to_header(&self.name),
+            };
             response.headers_mut().append("cache-status", member);
         }
         if self.extension {
@@ -105,14 +123,18 @@ impl<K> Layered<K> {
     /// The key of a request's head, and what it leaves open of who asks.
     pub(crate) fn key(&self, parts: &request::Parts) -> Result<(KeyBytes, Identity), Reason> {
         let identity = self.key.identity(&parts.headers)?;
-        let key = self.key.encode(&self.config.prefix, parts, self.config.policy.max_key_bytes)?;
+        let key = self
+            .key
+            .encode(&self.config.prefix, parts, self.config.policy.max_key_bytes)?;
         Ok((key, identity))
     }
 }
 
 impl<K: Send + Sync + std::fmt::Debug> Keyed for Layered<K> {
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
-        let key = self.key.encode(&self.config.prefix, parts, self.config.policy.max_key_bytes);
+        let key = self
+            .key
+            .encode(&self.config.prefix, parts, self.config.policy.max_key_bytes);
         key.ok().map(|key| key.to_vec())
     }
 }

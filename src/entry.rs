@@ -51,7 +51,9 @@ impl Head {
     pub(crate) fn fresh_for(&self, now: Instant) -> Option<Duration> {
         // RFC 9111 §4.2: fresh while the lifetime is greater than the age. A clock that stands before the arrival gives zero.
         let resident = now.saturating_duration_since(self.received);
-        self.ttl.checked_sub(resident).filter(|left| !left.is_zero())
+        self.ttl
+            .checked_sub(resident)
+            .filter(|left| !left.is_zero())
     }
 
     /// RFC 9111 §4.2.3, in whole seconds.
@@ -62,7 +64,9 @@ impl Head {
 
     fn weight(&self) -> usize {
         let fields = self.headers.iter();
-        let fields: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum();
+        let fields: usize = fields
+            .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
+            .sum();
         fields + self.vary.weight()
     }
 }
@@ -94,7 +98,11 @@ impl Entry {
         stamp: Stamp,
         key_bytes: usize,
     ) -> Self {
-        let trailers_weight: usize = trailers.iter().flatten().map(|(_, value)| value.len() + FIELD_BYTES).sum();
+        let trailers_weight: usize = trailers
+            .iter()
+            .flatten()
+            .map(|(_, value)| value.len() + FIELD_BYTES)
+            .sum();
         let tags = std::mem::size_of_val(stamp.tags());
         let weight = ENTRY_BYTES + key_bytes + head.weight() + body.len() + trailers_weight + tags;
         Self {
@@ -144,7 +152,11 @@ fn without_one_requesters(headers: &HeaderMap) -> HeaderMap {
     ];
     let mut named: Vec<HeaderName> = Vec::new();
     for line in headers.get_all(header::CONNECTION) {
-        named.extend(line.as_bytes().split(|&b| b == b',').filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()));
+        named.extend(
+            line.as_bytes()
+                .split(|&b| b == b',')
+                .filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()),
+        );
     }
     let mut kept = HeaderMap::with_capacity(headers.keys_len() + 1);
     for (name, value) in headers {
@@ -160,7 +172,12 @@ fn age(headers: &HeaderMap) -> u64 {
     let Some(line) = headers.get(header::AGE) else {
         return 0;
     };
-    let first = line.as_bytes().split(|&b| b == b',').next().unwrap_or_default().trim_ascii();
+    let first = line
+        .as_bytes()
+        .split(|&b| b == b',')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
     delta_seconds(first).unwrap_or(0)
 }
 
@@ -181,9 +198,17 @@ mod tests {
     fn head(lines: &[(&'static str, &'static str)], ttl: Duration) -> Head {
         let mut response = http::Response::new(());
         for (name, value) in lines {
-            response.headers_mut().append(*name, HeaderValue::from_static(value));
+            response
+                .headers_mut()
+                .append(*name, HeaderValue::from_static(value));
         }
-        Head::new(&response.into_parts().0, Vary::default(), false, ttl, Instant::now())
+        Head::new(
+            &response.into_parts().0,
+            Vary::default(),
+            false,
+            ttl,
+            Instant::now(),
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -193,19 +218,36 @@ mod tests {
         assert_eq!(head.fresh_for(at(9)), Some(Duration::from_secs(1)));
         assert_eq!(head.fresh_for(at(10)), None);
         assert_eq!(head.age(at(9)), 16);
-        assert_eq!(head.fresh_for(head.received - Duration::from_secs(3600)), Some(Duration::from_secs(10)));
+        assert_eq!(
+            head.fresh_for(head.received - Duration::from_secs(3600)),
+            Some(Duration::from_secs(10))
+        );
     }
 
     #[tokio::test]
     async fn a_lifetime_of_any_length_is_only_compared() {
         let head = head(&[], Duration::MAX);
-        assert!(head.fresh_for(head.received + Duration::from_secs(10 * 365 * 86_400)).is_some());
+        assert!(
+            head.fresh_for(head.received + Duration::from_secs(10 * 365 * 86_400))
+                .is_some()
+        );
     }
 
     #[test]
     fn an_age_that_is_no_number_is_none() {
-        for (value, expected) in [("7200, 0", 7200), ("-1", 0), ("1.0", 0), ("abc", 0), ("", 0), ("7200;a=b", 0)] {
-            assert_eq!(head(&[("age", value)], Duration::MAX).initial_age, expected, "{value}");
+        for (value, expected) in [
+            ("7200, 0", 7200),
+            ("-1", 0),
+            ("1.0", 0),
+            ("abc", 0),
+            ("", 0),
+            ("7200;a=b", 0),
+        ] {
+            assert_eq!(
+                head(&[("age", value)], Duration::MAX).initial_age,
+                expected,
+                "{value}"
+            );
         }
         assert_eq!(delta_seconds(b"99999999999999999999999"), Some(1 << 31));
         assert_eq!(delta_seconds(b"007"), Some(7));
@@ -226,7 +268,11 @@ mod tests {
             ],
             Duration::MAX,
         );
-        let kept: Vec<_> = head.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+        let kept: Vec<_> = head
+            .headers
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_bytes()))
+            .collect();
         assert_eq!(kept, [("link", &b"a"[..]), ("link", b"b"), ("age", b"0")]);
     }
 }

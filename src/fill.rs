@@ -7,7 +7,6 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
-    time::Duration,
 };
 
 use http::{HeaderMap, Request, Response, request};
@@ -20,6 +19,7 @@ use tower_service::Service;
 
 use crate::{
     body::{ResponseBody, to_bytes},
+    clock::deadline_in,
     config::Config,
     error::{BodyError, BoxError},
     flight::{Leader, Opinion},
@@ -85,8 +85,16 @@ where
         }
     }
 
-    async fn run(self, scope: CacheScope, mut reply: oneshot::Sender<Result<Answered<ResB, S::Error>, Panic>>) {
-        let Self { inner, request, mut errand } = self;
+    async fn run(
+        self,
+        scope: CacheScope,
+        mut reply: oneshot::Sender<Result<Answered<ResB, S::Error>, Panic>>,
+    ) {
+        let Self {
+            inner,
+            request,
+            mut errand,
+        } = self;
         let deadline = deadline_in(errand.config.waiting.fill_timeout);
         let (asked, request) = send(request, &scope, &errand.config);
         let call = call(inner, request, errand.config.clone());
@@ -95,16 +103,23 @@ where
             return;
         };
         match called {
-            Ok(Ok((birth, response))) if in_time => match errand.judge(asked, scope, birth, response) {
-                Judged::Passed(response) => drop(reply.send(Ok(Ok(response)))),
-                Judged::Recorded { mut response, mut recorder, body } => {
-                    recorder.let_read_along();
-                    let (rest, rest_of_body) = oneshot::channel();
-                    *response.body_mut() = ResponseBody::led(recorder.recording().reader(), rest_of_body);
-                    drop(reply.send(Ok(Ok(response))));
-                    record(recorder, body, rest, deadline).await;
+            Ok(Ok((birth, response))) if in_time => {
+                match errand.judge(asked, scope, birth, response) {
+                    Judged::Passed(response) => drop(reply.send(Ok(Ok(response)))),
+                    Judged::Recorded {
+                        mut response,
+                        mut recorder,
+                        body,
+                    } => {
+                        recorder.let_read_along();
+                        let (rest, rest_of_body) = oneshot::channel();
+                        *response.body_mut() =
+                            ResponseBody::led(recorder.recording().reader(), rest_of_body);
+                        drop(reply.send(Ok(Ok(response))));
+                        record(recorder, body, rest, deadline).await;
+                    }
                 }
-            },
+            }
             Ok(Ok((_, response))) => drop(reply.send(Ok(Ok(errand.overdue(response))))),
             Ok(Err(error)) => {
                 errand.held.fail();
@@ -127,20 +142,30 @@ where
     ///
     /// If the inner service panics, with the same payload.
     pub(crate) async fn inline(self) -> Answered<ResB, S::Error> {
-        let Self { inner, request, mut errand } = self;
+        let Self {
+            inner,
+            request,
+            mut errand,
+        } = self;
         let deadline = deadline_in(errand.config.waiting.fill_timeout);
         let scope = CacheScope::recording();
         let (asked, request) = send(request, &scope, &errand.config);
         let call = scope::CURRENT.scope(scope.clone(), call(inner, request, errand.config.clone()));
         let called = errand.held.answer(call, deadline, pending()).await;
         match called {
-            Some((Ok(Ok((birth, response))), true)) => match errand.judge(asked, scope.clone(), birth, response) {
-                Judged::Passed(response) => Ok(response),
-                Judged::Recorded { mut response, recorder, body } => {
-                    *response.body_mut() = ResponseBody::recorded(body, recorder, scope);
-                    Ok(response)
+            Some((Ok(Ok((birth, response))), true)) => {
+                match errand.judge(asked, scope.clone(), birth, response) {
+                    Judged::Passed(response) => Ok(response),
+                    Judged::Recorded {
+                        mut response,
+                        recorder,
+                        body,
+                    } => {
+                        *response.body_mut() = ResponseBody::recorded(body, recorder, scope);
+                        Ok(response)
+                    }
                 }
-            },
+            }
             Some((Ok(Ok((_, response))), false)) => Ok(errand.overdue(response)),
             Some((Ok(Err(error)), _)) => {
                 errand.held.fail();
@@ -162,9 +187,18 @@ struct Asked {
 }
 
 /// The request as the inner service gets it, with the scope in its extensions.
-fn send<ReqB>(request: (request::Parts, ReqB), scope: &CacheScope, config: &Config) -> (Asked, Request<ReqB>) {
+fn send<ReqB>(
+    request: (request::Parts, ReqB),
+    scope: &CacheScope,
+    config: &Config,
+) -> (Asked, Request<ReqB>) {
     let (mut parts, body) = request;
-    let tags = config.policy.request_tags.as_ref().map(|tags| tags(&parts)).unwrap_or_default();
+    let tags = config
+        .policy
+        .request_tags
+        .as_ref()
+        .map(|tags| tags(&parts))
+        .unwrap_or_default();
     let headers = parts.headers.clone();
     parts.extensions.insert(scope.clone());
     (Asked { headers, tags }, Request::from_parts(parts, body))
@@ -176,13 +210,19 @@ enum Judged<B> {
     Recorded {
         /// Still without its body.
         response: Response<ResponseBody<B>>,
-        recorder: Recorder,
+        recorder: Box<Recorder>,
         body: B,
     },
 }
 
 impl Errand {
-    fn judge<B: Body>(mut self, asked: Asked, scope: CacheScope, birth: Arc<Birth>, response: Response<B>) -> Judged<B> {
+    fn judge<B: Body>(
+        mut self,
+        asked: Asked,
+        scope: CacheScope,
+        birth: Arc<Birth>,
+        response: Response<B>,
+    ) -> Judged<B> {
         let (mut parts, body) = response.into_parts();
         let hint = body.size_hint();
         let verdict = self.config.policy.judge(Candidate {
@@ -198,13 +238,20 @@ impl Errand {
         let (plan, reason) = match verdict {
             Verdict::Store(plan) => (plan, None),
             Verdict::Share(plan, reason) => (plan, Some(reason)),
-            Verdict::Failed(Some(plan)) if self.held.is_second_opinion() => (plan, Some(Reason::Status)),
+            Verdict::Failed(Some(plan)) if self.held.is_second_opinion() => {
+                (plan, Some(Reason::Status))
+            }
             Verdict::Failed(_) => {
                 self.held.fail();
-                return Judged::Passed(self.passed(Response::from_parts(parts, body), Reason::Status));
+                return Judged::Passed(
+                    self.passed(Response::from_parts(parts, body), Reason::Status),
+                );
             }
             Verdict::Keep(reason) => {
-                self.config.shared.refusals.remember(&self.keys.flight, reason);
+                self.config
+                    .shared
+                    .refusals
+                    .remember(&self.keys.flight, reason);
                 self.held.refuse();
                 return Judged::Passed(self.passed(Response::from_parts(parts, body), reason));
             }
@@ -216,7 +263,12 @@ impl Errand {
         self.config.report.label(&mut response, status);
         let recording = Recording::new(hint);
         let recorder = Recorder::new(self, scope, birth, plan, recording, reason.is_none());
-        Judged::Recorded { response, recorder, body }
+        let recorder = Box::new(recorder);
+        Judged::Recorded {
+            response,
+            recorder,
+            body,
+        }
     }
 
     /// The answer came when nobody but its requester waited any more.
@@ -250,7 +302,9 @@ impl Held {
     }
 
     fn is_second_opinion(&self) -> bool {
-        self.leader.as_ref().is_some_and(|leader| leader.opinion() == Opinion::Second)
+        self.leader
+            .as_ref()
+            .is_some_and(|leader| leader.opinion() == Opinion::Second)
     }
 
     fn fail(&mut self) {
@@ -258,12 +312,19 @@ impl Held {
     }
 
     fn refuse(&mut self) {
-        self.leader.take().into_iter().for_each(|leader| leader.land(Answer::Refused));
+        self.leader
+            .take()
+            .into_iter()
+            .for_each(|leader| leader.land(Answer::Refused));
     }
 }
 
 /// Readies and calls the inner service. The birth is taken before the call: whatever was purged until then, the handler sees.
-async fn call<S, ReqB, ResB>(mut inner: S, request: Request<ReqB>, config: Arc<Config>) -> Called<ResB, S::Error>
+async fn call<S, ReqB, ResB>(
+    mut inner: S,
+    request: Request<ReqB>,
+    config: Arc<Config>,
+) -> Called<ResB, S::Error>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
 {
@@ -278,8 +339,12 @@ where
 }
 
 /// Reads the body to its end, at the inner service's pace. What cannot be recorded goes on to the requester as it is.
-async fn record<B>(mut recorder: Recorder, body: B, rest: oneshot::Sender<Pin<Box<B>>>, deadline: Instant)
-where
+async fn record<B>(
+    mut recorder: Box<Recorder>,
+    body: B,
+    rest: oneshot::Sender<Pin<Box<B>>>,
+    deadline: Instant,
+) where
     B: Body,
     B::Error: Into<BoxError>,
 {
@@ -328,10 +393,12 @@ where
 /// The future's output, or what it panicked with. After a panic it is not polled again.
 async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
     let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(panic)),
-    })
+    poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        },
+    )
     .await
 }
 
@@ -343,11 +410,4 @@ async fn unless<F: Future>(happens: impl Future<Output = ()>, future: F) -> Opti
         Poll::Pending => happens.as_mut().poll(cx).map(|()| None),
     })
     .await
-}
-
-/// A point in time so far away that nobody waits for it stands for those that cannot be told.
-pub(crate) fn deadline_in(duration: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
-    let now = Instant::now();
-    now.checked_add(duration).unwrap_or(now + FAR)
 }

@@ -127,12 +127,16 @@ impl<T: Clone> Flights<T> {
     }
 
     pub(crate) fn waiters(&self) -> usize {
-        let waiting = |shard: &Mutex<Shard<T>>| lock(shard).values().map(|seat| seat.waiters).sum::<usize>();
+        let waiting =
+            |shard: &Mutex<Shard<T>>| lock(shard).values().map(|seat| seat.waiters).sum::<usize>();
         self.shards.iter().map(waiting).sum()
     }
 
     fn shard(&self, key: &[u8]) -> MutexGuard<'_, Shard<T>> {
-        #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are as good as any")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the low bits of a hash are as good as any"
+        )]
         let at = self.hasher.hash_one(key) as usize % SHARDS;
         lock(&self.shards[at])
     }
@@ -162,7 +166,9 @@ impl<T: Clone> Place<T> {
     /// What `act` makes of this flight while it is in the table, under the table's lock.
     fn with_seat<R>(&self, act: impl FnOnce(&mut Shard<T>, &[u8]) -> R) -> Option<R> {
         let mut shard = self.flights.shard(&self.key);
-        let same = shard.get(&*self.key).is_some_and(|seat| Arc::ptr_eq(&seat.signal, &self.signal));
+        let same = shard
+            .get(&*self.key)
+            .is_some_and(|seat| Arc::ptr_eq(&seat.signal, &self.signal));
         same.then(|| act(&mut shard, &self.key))
     }
 
@@ -231,7 +237,9 @@ impl<T: Clone> Leader<T> {
         if self.announced {
             return self.end(Signal::Over);
         }
-        let Some(place) = self.place.take() else { return };
+        let Some(place) = self.place.take() else {
+            return;
+        };
         place.with_seat(|shard, key| match shard.get_mut(key) {
             Some(seat) if seat.waiters > 0 => {
                 seat.led = false;
@@ -307,5 +315,185 @@ impl<T: Clone> Drop for Follower<T> {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_test::{assert_pending, assert_ready, task::spawn};
+
+    use super::*;
+
+    type Table = Arc<Flights<u32>>;
+
+    fn board(flights: &Table) -> Boarding<u32, u32> {
+        flights.board(b"key", 2, || None)
+    }
+
+    fn lead(flights: &Table) -> Leader<u32> {
+        match board(flights) {
+            Boarding::Lead(leader) => leader,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn follow(flights: &Table) -> Follower<u32> {
+        match board(flights) {
+            Boarding::Follow(follower) => follower,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_get_the_answer_and_the_flight_is_over() {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let mut early = spawn(follow(&flights).wait(soon()));
+        let late = follow(&flights);
+        assert_pending!(early.poll());
+        leader.land(7);
+        assert!(early.is_woken());
+        assert!(matches!(assert_ready!(early.poll()), Landing::Answer(7)));
+        assert_eq!(flights.len(), 0);
+        let mut late = spawn(late.wait(soon()));
+        assert!(
+            matches!(assert_ready!(late.poll()), Landing::Answer(7)),
+            "it can be read late"
+        );
+        assert!(
+            matches!(board(&flights), Boarding::Lead(_)),
+            "the next begins a new flight"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_announced_answer_is_there_for_those_who_come_until_it_is_whole() {
+        let flights = Flights::new();
+        let mut leader = lead(&flights);
+        leader.announce(7);
+        let mut follower = spawn(follow(&flights).wait(soon()));
+        assert!(matches!(assert_ready!(follower.poll()), Landing::Answer(7)));
+        drop(follower);
+        assert_eq!((flights.len(), flights.waiters()), (1, 0));
+        drop(leader);
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failure_one_of_those_who_wait_leads_and_after_the_second_nobody() {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let (mut a, mut b) = (
+            spawn(follow(&flights).wait(soon())),
+            spawn(follow(&flights).wait(soon())),
+        );
+        assert_pending!(a.poll());
+        assert_pending!(b.poll());
+        leader.fail();
+        let Landing::Lead(second) = assert_ready!(a.poll()) else {
+            panic!("nobody took the lead");
+        };
+        assert_eq!(second.opinion(), Opinion::Second);
+        assert_pending!(b.poll());
+        second.fail();
+        assert!(matches!(assert_ready!(b.poll()), Landing::Over));
+        assert_eq!((flights.len(), flights.waiters()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newcomer_may_take_the_lead_that_is_vacant() {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let mut follower = spawn(follow(&flights).wait(soon()));
+        assert_pending!(follower.poll());
+        leader.fail();
+        let second = lead(&flights);
+        assert_eq!(second.opinion(), Opinion::Second);
+        assert_pending!(follower.poll());
+        second.land(9);
+        assert!(matches!(assert_ready!(follower.poll()), Landing::Answer(9)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_is_dropped_is_no_failure() {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let mut follower = spawn(follow(&flights).wait(soon()));
+        assert_pending!(follower.poll());
+        drop(leader);
+        let Landing::Lead(next) = assert_ready!(follower.poll()) else {
+            panic!("nobody took the lead");
+        };
+        assert_eq!(next.opinion(), Opinion::First);
+        drop(follower);
+        drop(next);
+        assert_eq!(
+            flights.len(),
+            0,
+            "with nobody waiting, the flight goes with its leader"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_to_leave_a_vacant_flight_ends_it() {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let follower = follow(&flights);
+        leader.fail();
+        assert_eq!(flights.len(), 1);
+        drop(follower);
+        assert_eq!((flights.len(), flights.waiters()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_guard_leaves_a_newer_flight_alone() {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let follower = follow(&flights);
+        leader.land(1);
+        let newer = lead(&flights);
+        drop(follower);
+        assert_eq!(flights.len(), 1);
+        newer.land(2);
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_wait_as_may_and_one_more_does_not() {
+        let flights = Flights::new();
+        let _leader = lead(&flights);
+        let first = follow(&flights);
+        let _second = follow(&flights);
+        assert!(matches!(board(&flights), Boarding::Full));
+        drop(first);
+        assert!(matches!(board(&flights), Boarding::Follow(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_at_the_deadline() {
+        let flights = Flights::new();
+        let _leader = lead(&flights);
+        let mut follower = spawn(follow(&flights).wait(soon()));
+        assert_pending!(follower.poll());
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(matches!(assert_ready!(follower.poll()), Landing::TimedOut));
+        drop(follower);
+        assert_eq!(flights.waiters(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_found_at_the_last_moment_starts_no_flight() {
+        let flights: Table = Flights::new();
+        assert!(matches!(
+            flights.board(b"key", 2, || Some(5u32)),
+            Boarding::Found(5)
+        ));
+        assert_eq!(flights.len(), 0);
     }
 }

@@ -57,9 +57,11 @@ where
     kind: Kind<S, ReqB, ResB>,
 }
 
-type Answered<S, ReqB, ResB> = Result<Response<ResponseBody<ResB>>, <S as Service<Request<ReqB>>>::Error>;
+type Answered<S, ReqB, ResB> =
+    Result<Response<ResponseBody<ResB>>, <S as Service<Request<ReqB>>>::Error>;
 
-pub(crate) type LongWay<S, ReqB, ResB> = Pin<Box<dyn Future<Output = Answered<S, ReqB, ResB>> + Send>>;
+pub(crate) type LongWay<S, ReqB, ResB> =
+    Pin<Box<dyn Future<Output = Answered<S, ReqB, ResB>> + Send>>;
 
 #[pin_project(project = KindProjection)]
 enum Kind<S, ReqB, ResB>
@@ -86,10 +88,19 @@ where
         }
     }
 
-    pub(crate) fn pass(inner: S, request: Request<ReqB>, config: Arc<Config>, reason: Reason) -> Self {
+    pub(crate) fn pass(
+        inner: S,
+        request: Request<ReqB>,
+        config: Arc<Config>,
+        reason: Reason,
+    ) -> Self {
         let call = Oneshot::new(inner, request);
         Self {
-            kind: Kind::Pass { call, config, reason },
+            kind: Kind::Pass {
+                call,
+                config,
+                reason,
+            },
         }
     }
 
@@ -108,9 +119,18 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            #[expect(clippy::expect_used, reason = "a future may not be polled after it was ready")]
-            KindProjection::Hit(response) => Poll::Ready(Ok(response.take().expect("polled after it was ready"))),
-            KindProjection::Pass { call, config, reason } => {
+            #[expect(
+                clippy::expect_used,
+                reason = "a future may not be polled after it was ready"
+            )]
+            KindProjection::Hit(response) => {
+                Poll::Ready(Ok(response.take().expect("polled after it was ready")))
+            }
+            KindProjection::Pass {
+                call,
+                config,
+                reason,
+            } => {
                 let response = ready!(call.poll(cx))?;
                 count(&config.shared.counters.bypasses);
                 Poll::Ready(Ok(passed(config, response, CacheStatus::bypass(*reason))))

@@ -77,7 +77,10 @@ mod tests {
             let (messages, single) = pushed(&message[..4], step);
             assert!(single && !messages.one_is_whole());
         }
-        assert!(pushed(&[0, 0, 0, 0, 0], 5).0.one_is_whole(), "an empty message is one");
+        assert!(
+            pushed(&[0, 0, 0, 0, 0], 5).0.one_is_whole(),
+            "an empty message is one"
+        );
         assert!(!Messages::default().one_is_whole());
     }
 

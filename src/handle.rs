@@ -9,8 +9,8 @@ use std::{
 use http::request;
 
 use crate::{
+    clock::deadline_in,
     error::PurgeError,
-    fill::deadline_in,
     shared::{Limits, Shared, count},
     tags::{Tag, Tags},
 };
@@ -51,7 +51,6 @@ impl CacheHandle {
     /// let handle = tower_response_cache::CacheHandle::builder().build();
     /// # let _ = handle;
     /// ```
-    #[must_use]
     pub fn builder() -> CacheHandleBuilder {
         CacheHandleBuilder {
             limits: Limits::default(),
@@ -95,12 +94,17 @@ impl CacheHandle {
     ///     Ok(())
     /// }
     /// ```
-    #[expect(clippy::unused_async, reason = "a purge that reaches a second tier waits for it")]
+    #[expect(
+        clippy::unused_async,
+        reason = "a purge that reaches a second tier waits for it"
+    )]
     pub async fn purge(&self, tags: impl Into<Tags>) -> Result<Purged, PurgeError> {
         let tags = tags.into();
         let hashes: Vec<u64> = tags.iter().map(|tag| self.hash(tag)).collect();
         self.mark(&hashes);
-        Ok(Purged { marks: hashes.len() })
+        Ok(Purged {
+            marks: hashes.len(),
+        })
     }
 
     /// Purges everything that any layer of this handle has stored, tagged or not.
@@ -122,7 +126,10 @@ impl CacheHandle {
     ///     Ok(())
     /// }
     /// ```
-    #[expect(clippy::unused_async, reason = "a purge that reaches a second tier waits for it")]
+    #[expect(
+        clippy::unused_async,
+        reason = "a purge that reaches a second tier waits for it"
+    )]
     pub async fn purge_all(&self) -> Result<Purged, PurgeError> {
         self.shared.purges.purge_all();
         count(&self.shared.counters.purges);
@@ -153,13 +160,18 @@ impl CacheHandle {
     ///     Ok(())
     /// }
     /// ```
-    #[expect(clippy::unused_async, reason = "a purge that reaches a second tier waits for it")]
+    #[expect(
+        clippy::unused_async,
+        reason = "a purge that reaches a second tier waits for it"
+    )]
     pub async fn purge_request(&self, request: &request::Parts) -> Result<Purged, PurgeError> {
         let layers = self.shared.layers();
         let keys = layers.iter().filter_map(|layer| layer.key_of(request));
         let hashes: Vec<u64> = keys.map(|key| self.shared.purges.hash_key(&key)).collect();
         self.mark(&hashes);
-        Ok(Purged { marks: hashes.len() })
+        Ok(Purged {
+            marks: hashes.len(),
+        })
     }
 
     /// Starts no more fills, and waits until those that run have ended, or for as long as `patience`. Hits are still

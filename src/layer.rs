@@ -280,7 +280,7 @@ impl<B> CacheLayerBuilder<B> {
     ///
     /// # Errors
     ///
-    /// If no such response can be stored for a request for the whole: a server error, 1xx, 206, 304 or 416.
+    /// If no such response can be stored for a request for the whole: a server error, 1xx, 206, 304, 412 or 416.
     ///
     /// # Examples
     ///
@@ -297,11 +297,16 @@ impl<B> CacheLayerBuilder<B> {
     /// # }
     /// ```
     pub fn status(mut self, status: StatusCode, ttl: Duration) -> Result<Self, BuildError> {
-        let partial = [StatusCode::PARTIAL_CONTENT, StatusCode::NOT_MODIFIED, StatusCode::RANGE_NOT_SATISFIABLE];
+        let partial = [
+            StatusCode::PARTIAL_CONTENT,
+            StatusCode::NOT_MODIFIED,
+            StatusCode::PRECONDITION_FAILED,
+            StatusCode::RANGE_NOT_SATISFIABLE,
+        ];
         if status.is_server_error() || status.is_informational() || partial.contains(&status) {
             return Err(BuildError::new(
                 "responses of this status are never stored",
-                "choose one that answers a request for the whole: 2xx but 206, 3xx but 304, 4xx but 416",
+                "choose one that answers a request for the whole: 2xx but 206, 3xx but 304, 4xx but 412 and 416",
             ));
         }
         self.policy.statuses.retain(|(known, _)| *known != status);
@@ -371,7 +376,9 @@ impl<B> CacheLayerBuilder<B> {
     /// # let _ = cache;
     /// ```
     pub fn tag_header(mut self, header: TagHeader) -> Self {
-        self.policy.tag_headers.retain(|known| known.name() != header.name());
+        self.policy
+            .tag_headers
+            .retain(|known| known.name() != header.name());
         self.policy.tag_headers.push(header);
         self
     }
@@ -497,14 +504,16 @@ impl<B> CacheLayerBuilder<B> {
     /// # }
     /// ```
     pub fn status_name(mut self, name: &str) -> Result<Self, BuildError> {
-        self.report.name = StatusName::parse(name)?;
+        self.report = self.report.renamed(StatusName::parse(name)?);
         Ok(self)
     }
 }
 
 impl<B: Send + Sync + fmt::Debug + 'static> CacheLayerBuilder<B> {
     fn into_layered(self) -> Arc<Layered<B>> {
-        let handle = self.handle.unwrap_or_else(|| CacheHandle::builder().build());
+        let handle = self
+            .handle
+            .unwrap_or_else(|| CacheHandle::builder().build());
         let shared = handle.shared().clone();
         let prefix = KeyPrefix::new(&shared.namespace, self.name.as_deref(), shared.number());
         let config = Config {

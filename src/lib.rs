@@ -4,6 +4,7 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
+mod clock;
 mod config;
 mod entry;
 mod error;
@@ -28,6 +29,9 @@ mod store;
 mod sweep;
 mod tags;
 mod vary;
+
+#[cfg(test)]
+mod tests;
 
 pub use body::ResponseBody;
 pub use config::FillMode;

@@ -55,7 +55,9 @@ impl Lookup {
                 continue;
             }
             forward = Forward::Stale;
-            if !self.may_be_told(entry.head.for_authorized) || !config.shared.purges.is_valid(&entry.stamp, self.arrival) {
+            if !self.may_be_told(entry.head.for_authorized)
+                || !config.shared.purges.is_valid(&entry.stamp, self.arrival)
+            {
                 continue;
             }
             if let Some(ttl) = entry.head.fresh_for(now) {
@@ -70,7 +72,10 @@ impl Lookup {
     pub(crate) fn may_have(&self, config: &Config, headers: &HeaderMap, told: &Told) -> bool {
         self.may_be_told(told.head.for_authorized)
             && told.head.vary.matches(headers)
-            && config.shared.purges.may_share(told.birth.at(), &told.tags, self.arrival)
+            && config
+                .shared
+                .purges
+                .may_share(told.birth.at(), &told.tags, self.arrival)
     }
 
     /// RFC 9111 §3.5: to a request with credentials, only what says that it may be shared with such.

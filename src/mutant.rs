@@ -2,7 +2,6 @@
 
 /// A fault that a test is known to catch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "faults exist in tests only"))]
 pub(crate) enum Mutant {
     /// The fill takes its stamp when the handler has answered.
     StampAfterHandler,
@@ -10,14 +9,10 @@ pub(crate) enum Mutant {
     NoCheckWhenReading,
     /// A response that was waited for is not held against the marks.
     FollowersNotChecked,
-    /// The epoch is raised before the marks stand.
-    EpochBeforeMarks,
     /// A mark is dropped while an older fill is in flight.
     MarkDroppedTooEarly,
     /// A reader that a sweep overtook trusts that it found no mark.
     SweepNotNoticed,
-    /// A flight's answer is published while it can still be joined.
-    PublishBeforeUnlink,
 }
 
 /// Which fault is switched on, if any: none, outside this crate's tests.

@@ -81,7 +81,9 @@ impl Recorder {
         recording: Arc<Recording>,
         store: bool,
     ) -> Self {
-        let Errand { config, keys, held, .. } = errand;
+        let Errand {
+            config, keys, held, ..
+        } = errand;
         let purges = &config.shared.purges;
         let mut tags: Vec<u64> = plan.tags.iter().map(|tag| purges.hash_tag(tag)).collect();
         tags.push(keys.request);
@@ -118,7 +120,10 @@ impl Recorder {
 
     /// The next data of the body. After `Stop` it is in the recording, and nothing more may be pushed.
     pub(crate) fn data(&mut self, data: &Bytes) -> Record {
-        let follows_on = self.messages.as_mut().is_none_or(|messages| messages.push(data));
+        let follows_on = self
+            .messages
+            .as_mut()
+            .is_none_or(|messages| messages.push(data));
         self.told.recording.push(data.clone());
         if !follows_on {
             self.refuse(Reason::GrpcStatus);
@@ -159,22 +164,34 @@ impl Recorder {
         self.done = true;
         let bytes = self.told.recording.bytes() as u64;
         // Shorter or longer than announced: nobody knows what is missing.
-        let cut_short = self.content_length.is_some_and(|announced| announced != bytes);
-        let call_failed = self.messages.as_ref().is_some_and(|messages| !messages.succeeded(trailers.as_ref()));
+        let cut_short = self
+            .content_length
+            .is_some_and(|announced| announced != bytes);
+        let call_failed = self
+            .messages
+            .as_ref()
+            .is_some_and(|messages| !messages.succeeded(trailers.as_ref()));
         self.told.recording.finish(trailers.clone());
         let leader = self.held.leader.take();
         if cut_short || call_failed {
             leader.into_iter().for_each(Leader::fail);
         } else if self.scope.was_late() {
             // The tags are not all known, so that nobody can say whether this was purged.
-            self.config.shared.refusals.remember(&self.keys.flight, Reason::LateScope);
-            leader.into_iter().for_each(|leader| leader.land(Answer::Refused));
+            self.config
+                .shared
+                .refusals
+                .remember(&self.keys.flight, Reason::LateScope);
+            leader
+                .into_iter()
+                .for_each(|leader| leader.land(Answer::Refused));
         } else {
             if self.store {
                 self.put(trailers);
             }
             // Stored first, so that who comes now finds either the flight or the entry.
-            leader.into_iter().for_each(|leader| leader.land(Answer::Told(self.told.clone())));
+            leader
+                .into_iter()
+                .for_each(|leader| leader.land(Answer::Told(self.told.clone())));
         }
     }
 
@@ -201,7 +218,10 @@ impl Recorder {
     }
 
     fn refuse(&mut self, reason: Reason) {
-        self.config.shared.refusals.remember(&self.keys.flight, reason);
+        self.config
+            .shared
+            .refusals
+            .remember(&self.keys.flight, reason);
         if let Some(leader) = self.held.leader.take() {
             leader.land(Answer::Refused);
         }

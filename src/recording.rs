@@ -261,7 +261,10 @@ mod tests {
         let recording = Recording::new(SizeHint::default());
         let mut readers = Vec::new();
         let (mut expected, mut read_so_far) = (Vec::new(), Vec::new());
-        for (i, length) in [1, 4095, 1, 4096, 3, 5000, 0, 4095, 4095, 2, 9000, 1].into_iter().enumerate() {
+        for (i, length) in [1, 4095, 1, 4096, 3, 5000, 0, 4095, 4095, 2, 9000, 1]
+            .into_iter()
+            .enumerate()
+        {
             readers.push(recording.reader());
             read_so_far.push(Vec::new());
             let data = vec![u8::try_from(i).unwrap(); length];
@@ -299,6 +302,12 @@ mod tests {
         assert_eq!(reader.size_hint().exact(), Some(0));
         let unknown = Recording::new(SizeHint::default());
         unknown.push(Bytes::from_static(b"abc"));
-        assert_eq!((unknown.reader().size_hint().lower(), unknown.reader().size_hint().upper()), (3, None));
+        assert_eq!(
+            (
+                unknown.reader().size_hint().lower(),
+                unknown.reader().size_hint().upper()
+            ),
+            (3, None)
+        );
     }
 }

@@ -12,24 +12,40 @@ use crate::{
 };
 
 /// A hit. The request is over, so its extensions, emptied, serve for the response: their memory is there already.
-pub(crate) fn hit<B>(config: &Config, hit: &Hit, request: request::Parts) -> Response<ResponseBody<B>> {
+pub(crate) fn hit<B>(
+    config: &Config,
+    hit: &Hit,
+    request: request::Parts,
+) -> Response<ResponseBody<B>> {
     let entry = &*hit.entry;
     let head_only = request.method == Method::HEAD;
-    let body = if head_only { ResponseBody::empty() } else { ResponseBody::stored(entry) };
+    let body = if head_only {
+        ResponseBody::empty()
+    } else {
+        ResponseBody::stored(entry)
+    };
     let mut response = with_head(&entry.head, body, entry.head.age(hit.now));
     if head_only && !response.headers().contains_key(header::CONTENT_LENGTH) && entry.length_known {
         // RFC 9110 §9.3.2: as the GET would have it.
         let length = HeaderValue::from(entry.body.len());
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
     }
     *response.extensions_mut() = emptied(request.extensions);
-    config.report.label(&mut response, CacheStatus::hit(hit.ttl));
+    config
+        .report
+        .label(&mut response, CacheStatus::hit(hit.ttl));
     count(&config.shared.counters.hits);
     response
 }
 
 /// The answer that a request waited for.
-pub(crate) fn collapsed<B>(config: &Config, told: &Told, forward: Forward) -> Response<ResponseBody<B>> {
+pub(crate) fn collapsed<B>(
+    config: &Config,
+    told: &Told,
+    forward: Forward,
+) -> Response<ResponseBody<B>> {
     let body = ResponseBody::followed(told.recording.reader());
     let mut response = with_head(&told.head, body, told.head.initial_age);
     if told.head.initial_age == 0 {
@@ -43,7 +59,11 @@ pub(crate) fn collapsed<B>(config: &Config, told: &Told, forward: Forward) -> Re
 }
 
 /// A response that the cache let through as it is.
-pub(crate) fn passed<B>(config: &Config, response: Response<B>, status: CacheStatus) -> Response<ResponseBody<B>> {
+pub(crate) fn passed<B>(
+    config: &Config,
+    response: Response<B>,
+    status: CacheStatus,
+) -> Response<ResponseBody<B>> {
     let mut response = response.map(ResponseBody::passed);
     config.policy.strip(response.headers_mut());
     config.report.label(&mut response, status);
@@ -61,11 +81,21 @@ fn with_head<B>(head: &Head, body: ResponseBody<B>, age: u64) -> Response<Respon
 
 /// RFC 9111 §5.1. The field has its place since the response was stored.
 fn set_age(headers: &mut HeaderMap, age: u64) {
-    let age = usize::try_from(age).ok().and_then(|age| AGES.get(age)).map_or_else(
-        || HeaderValue::from(age),
-        |digits| HeaderValue::from_static(std::str::from_utf8(digits.trim_ascii_start()).unwrap_or("0")),
-    );
-    headers.insert(header::AGE, age);
+    let age = usize::try_from(age)
+        .ok()
+        .and_then(|age| AGES.get(age))
+        .map_or_else(
+            || HeaderValue::from(age),
+            |digits| {
+                HeaderValue::from_static(
+                    std::str::from_utf8(digits.trim_ascii_start()).unwrap_or("0"),
+                )
+            },
+        );
+    match headers.get_mut(header::AGE) {
+        Some(place) => *place = age,
+        None => drop(headers.insert(header::AGE, age)),
+    }
 }
 
 /// The ages of most hits, written in advance: a header value made of them takes no memory.

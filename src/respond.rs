@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use http::{Request, Response, request};
 use http_body::Body;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tower::ServiceExt;
 use tower_service::Service;
 
 use crate::{
     body::ResponseBody,
+    clock::deadline_in,
     config::{Config, FillMode},
     error::BoxError,
-    fill::{Fill, deadline_in},
+    fill::Fill,
     flight::{Boarding, Landing, Leader},
     key::KeyBytes,
     lookup::{Found, Hit, Lookup},
@@ -57,15 +58,23 @@ where
     pub(crate) async fn respond(self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let newest = self.stored.as_ref().and_then(|slot| slot.entries().first());
         let mut flight = self.flight_key(newest.map(|entry| &entry.head.vary));
-        if self.config.shared.refusals.get(&flight).is_some() {
-            return self.alone(flight, None).await;
+        if let Some(reason) = self.config.shared.refusals.get(&flight) {
+            return self.side_by_side(flight, reason).await;
         }
         // Code inside a fill may lead, and never waits: so no two can wait for each other.
         let inside_a_fill = scope::CURRENT.try_with(|_| ()).is_ok();
-        let max_waiters = if inside_a_fill { 0 } else { self.config.waiting.max_waiters };
+        let max_waiters = if inside_a_fill {
+            0
+        } else {
+            self.config.waiting.max_waiters
+        };
         let deadline = deadline_in(self.config.waiting.wait_timeout);
         for _ in 0..ROUNDS {
-            let boarding = self.config.shared.flights.board(&flight, max_waiters, || self.look_again());
+            let boarding = self
+                .config
+                .shared
+                .flights
+                .board(&flight, max_waiters, || self.look_again());
             let follower = match boarding {
                 Boarding::Found(hit) => return Ok(self.hit(&hit)),
                 Boarding::Lead(leader) => return self.lead(flight, leader, deadline).await,
@@ -75,14 +84,23 @@ where
             };
             match follower.wait(deadline).await {
                 Landing::Answer(Answer::Told(told)) => {
-                    if self.lookup.may_have(&self.config, &self.request.0.headers, &told) {
+                    if self
+                        .lookup
+                        .may_have(&self.config, &self.request.0.headers, &told)
+                    {
                         return Ok(reply::collapsed(&self.config, &told, self.forward));
                     }
                     flight = self.flight_key(Some(&told.head.vary));
                 }
-                Landing::Answer(Answer::Refused) => return self.alone(flight, None).await,
+                Landing::Answer(Answer::Refused) => {
+                    return self.side_by_side(flight, Reason::NotShared).await;
+                }
                 Landing::Lead(leader) => return self.lead(flight, leader, deadline).await,
-                Landing::Over => return self.alone(flight, Some(deadline)).await,
+                Landing::Over => {
+                    // The calls before this one failed: not everybody at once.
+                    let permit = self.config.shared.permit(deadline).await;
+                    return self.alone(flight, permit).await;
+                }
                 Landing::TimedOut => return self.pass(Reason::WaitTimeout).await,
             }
         }
@@ -121,12 +139,17 @@ where
         let shared = self.config.shared.clone();
         let inside_a_fill = scope::CURRENT.try_with(|_| ()).is_ok();
         // Inside a fill, whose own place may be the last one, nobody waits for a place.
-        let permit = if inside_a_fill { shared.try_permit() } else { shared.permit(deadline).await };
+        let permit = if inside_a_fill {
+            shared.try_permit()
+        } else {
+            shared.permit(deadline).await
+        };
         let Some(permit) = permit else {
             leader.give_up();
             return self.pass(Reason::TooManyFills).await;
         };
-        let detached = self.config.fill_mode == FillMode::Detached && tokio::runtime::Handle::try_current().is_ok();
+        let detached = self.config.fill_mode == FillMode::Detached
+            && tokio::runtime::Handle::try_current().is_ok();
         let Some(running) = shared.start_running() else {
             leader.give_up();
             return self.pass(Reason::ShuttingDown).await;
@@ -145,18 +168,30 @@ where
         }
     }
 
-    /// Makes its own call, side by side with others, and stores the answer if it can be stored. With a deadline, it
-    /// waits that long for a place among the fills, since the calls before it failed.
-    async fn alone(
+    /// Makes its own call at once, as others do for the same key: its last answer could not be stored. Who asks for
+    /// less than the whole gets the inner service's own answer.
+    async fn side_by_side(
         self,
         flight: KeyBytes,
-        deadline: Option<Instant>,
+        reason: Reason,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let permit = match deadline {
-            Some(deadline) => self.config.shared.permit(deadline).await,
-            None => None,
+        if policy::asks_for_less(&self.request.0.headers) {
+            return self.pass(reason).await;
+        }
+        self.alone(flight, None).await
+    }
+
+    /// Makes its own call, for which nobody waits, and stores the answer if it can be stored.
+    async fn alone(
+        mut self,
+        flight: KeyBytes,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        policy::ask_for_the_whole(&mut self.request.0.headers);
+        let held = Held {
+            leader: None,
+            permit,
         };
-        let held = Held { leader: None, permit };
         self.into_fill(flight, held).inline().await
     }
 
@@ -186,6 +221,10 @@ where
         let (parts, body) = self.request;
         let response = self.inner.oneshot(Request::from_parts(parts, body)).await?;
         count(&self.config.shared.counters.bypasses);
-        Ok(reply::passed(&self.config, response, CacheStatus::bypass(reason)))
+        Ok(reply::passed(
+            &self.config,
+            response,
+            CacheStatus::bypass(reason),
+        ))
     }
 }

@@ -94,7 +94,9 @@ impl Shared {
             refusals: Refusals::new(limits.max_refusals),
             counters: Counters::default(),
             namespace: namespace.into(),
-            fills: Arc::new(Semaphore::new(limits.max_concurrent_fills.min(Semaphore::MAX_PERMITS))),
+            fills: Arc::new(Semaphore::new(
+                limits.max_concurrent_fills.min(Semaphore::MAX_PERMITS),
+            )),
             running: AtomicUsize::new(0),
             idle: Notify::new(),
             shutting_down: AtomicBool::new(false),
@@ -139,7 +141,9 @@ impl Shared {
     pub(crate) fn start_running(self: &Arc<Self>) -> Option<Running> {
         // Counted first: who shuts down either sees this fill, or is seen by it.
         self.running.fetch_add(1, Ordering::SeqCst);
-        let running = Running { shared: self.clone() };
+        let running = Running {
+            shared: self.clone(),
+        };
         (!self.shutting_down.load(Ordering::SeqCst)).then_some(running)
     }
 
@@ -210,7 +214,8 @@ impl Refusals {
 
     pub(crate) fn remember(&self, key: &[u8], reason: Reason) {
         let until = Instant::now() + REMEMBERED;
-        self.known.insert(self.hasher.hash_one(key), Refusal { reason, until });
+        self.known
+            .insert(self.hasher.hash_one(key), Refusal { reason, until });
     }
 
     pub(crate) fn forget(&self, key: &[u8]) {

@@ -162,6 +162,11 @@ impl CacheStatus {
         self.reason
     }
 
+    /// The reason for which the request passed by, if that is what it did.
+    pub(crate) fn bypassed(self) -> Option<Reason> {
+        self.reason.filter(|reason| self == Self::bypass(*reason))
+    }
+
     /// The member of a `Cache-Status` header (RFC 9211 §2), under the cache's name.
     pub(crate) fn to_header(self, name: &StatusName) -> HeaderValue {
         let mut member = String::with_capacity(name.0.len() + 48);
@@ -280,7 +285,7 @@ macro_rules! reasons {
                 }
             }
 
-            #[cfg(test)]
+            /// In the order of their discriminants.
             pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
         }
     };
@@ -376,7 +381,10 @@ impl Default for StatusName {
 impl StatusName {
     pub(crate) fn parse(name: &str) -> Result<Self, BuildError> {
         const MAX_BYTES: usize = 256;
-        if name.is_empty() || name.len() > MAX_BYTES || !name.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        if name.is_empty()
+            || name.len() > MAX_BYTES
+            || !name.bytes().all(|b| (0x20..0x7f).contains(&b))
+        {
             return Err(BuildError::new(
                 "the cache's name cannot stand in a Cache-Status header",
                 "give 1 to 256 characters of printable ASCII",
@@ -413,13 +421,26 @@ mod tests {
         );
 
         let bypass = CacheStatus::bypass(Reason::Method);
-        assert_eq!(bypass.to_header(&name), "tower-response-cache; fwd=method; detail=method");
+        assert_eq!(
+            bypass.to_header(&name),
+            "tower-response-cache; fwd=method; detail=method"
+        );
     }
 
     #[test]
     fn every_reason_is_a_token_of_its_own() {
+        assert!(
+            Reason::ALL
+                .iter()
+                .enumerate()
+                .all(|(at, reason)| at == *reason as usize)
+        );
         let mut tokens: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
-        assert!(tokens.iter().all(|t| t.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
+        assert!(
+            tokens
+                .iter()
+                .all(|t| t.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
+        );
         tokens.sort_unstable();
         tokens.dedup();
         assert_eq!(tokens.len(), Reason::ALL.len());
@@ -428,8 +449,15 @@ mod tests {
     #[test]
     fn a_name_that_is_no_token_is_quoted_and_one_that_is_no_text_is_refused() {
         let written = |name: &str| {
-            let header = CacheStatus::bypass(Reason::Head).to_header(&StatusName::parse(name).unwrap());
-            header.to_str().unwrap().split(';').next().unwrap().to_owned()
+            let header =
+                CacheStatus::bypass(Reason::Head).to_header(&StatusName::parse(name).unwrap());
+            header
+                .to_str()
+                .unwrap()
+                .split(';')
+                .next()
+                .unwrap()
+                .to_owned()
         };
         assert_eq!(written("edge"), "edge");
         assert_eq!(written("my \"cache\""), "\"my \\\"cache\\\"\"");

@@ -29,7 +29,9 @@ impl Shared {
     }
 
     fn keeps(&self, entry: &Entry, now: Instant) -> bool {
-        self.purges.is_current(entry.stamp.born(), entry.stamp.tags()) && entry.head.fresh_for(now).is_some()
+        self.purges
+            .is_current(entry.stamp.born(), entry.stamp.tags())
+            && entry.head.fresh_for(now).is_some()
     }
 }
 

@@ -9,7 +9,10 @@ use crate::{
 
 /// The header fields that a response's `Vary` names, with the values that its request had.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Vary(Box<[(HeaderName, Option<Box<[u8]>>)]>);
+pub(crate) struct Vary(Box<[(HeaderName, Value)]>);
+
+/// What a request says in all lines of a field; `None` if it has none.
+type Value = Option<Box<[u8]>>;
 
 /// A `Vary` that names more fields than this is treated as one that cannot be read.
 const MAX_FIELDS: usize = 32;
@@ -72,12 +75,14 @@ impl Vary {
 
     pub(crate) fn weight(&self) -> usize {
         let fields = self.0.iter();
-        fields.map(|(name, value)| name.as_str().len() + value.as_ref().map_or(0, |v| v.len()) + 64).sum()
+        fields
+            .map(|(name, value)| name.as_str().len() + value.as_ref().map_or(0, |v| v.len()) + 64)
+            .sum()
     }
 }
 
 /// RFC 9111 §4.1: lines are joined, and white space around them does not matter.
-fn value(headers: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
+fn value(headers: &HeaderMap, name: &HeaderName) -> Value {
     let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let mut value = lines.next()?.trim_ascii().to_vec();
     for line in lines {
@@ -102,7 +107,11 @@ mod tests {
     #[test]
     fn every_nominated_field_must_match() {
         let request = headers(&[("foo", "1"), ("bar", "2")]);
-        let vary = Vary::of(&headers(&[("vary", "Foo, BAR"), ("vary", ",baz")]), &request).unwrap();
+        let vary = Vary::of(
+            &headers(&[("vary", "Foo, BAR"), ("vary", ",baz")]),
+            &request,
+        )
+        .unwrap();
         assert!(vary.matches(&request));
         assert!(vary.matches(&headers(&[("foo", " 1 "), ("bar", "2"), ("other", "x")])));
         for other in [
@@ -132,7 +141,12 @@ mod tests {
         assert_eq!(of(&[("vary", "f oo")]), Err(Reason::Vary));
         assert_eq!(of(&[("vary", "\u{fc}")]), Err(Reason::Vary));
         assert_eq!(of(&[("vary", " ,")]), Ok(()));
-        let many = |n: usize| (0..n).map(|i| format!("f{i}")).collect::<Vec<_>>().join(",");
+        let many = |n: usize| {
+            (0..n)
+                .map(|i| format!("f{i}"))
+                .collect::<Vec<_>>()
+                .join(",")
+        };
         assert_eq!(of(&[("vary", &many(MAX_FIELDS))]), Ok(()));
         assert_eq!(of(&[("vary", &many(MAX_FIELDS + 1))]), Err(Reason::Vary));
     }

@@ -17,6 +17,7 @@ pub(super) enum Tag {
     LayerNamed = 2,
     LayerNumbered = 3,
     Method = 4,
+    Get = 20,
     Scheme = 5,
     Authority = 6,
     Host = 7,
@@ -37,18 +38,21 @@ pub(super) enum Tag {
 }
 
 pub(super) fn put(key: &mut KeyBytes, tag: Tag, value: &[u8]) {
-    key.push(tag as u8);
-    put_count(key, value.len());
+    let [b0, b1, b2, b3, b4] = length_bytes(value.len());
+    key.extend_from_slice(&[tag as u8, b0, b1, b2, b3, b4]);
     key.extend_from_slice(value);
 }
 
 /// A number, in as many bytes as a length has everywhere.
 pub(super) fn put_count(key: &mut KeyBytes, count: usize) {
-    key.extend_from_slice(&(count as u64).to_le_bytes()[..LENGTH_BYTES]);
+    key.extend_from_slice(&length_bytes(count));
 }
 
 /// Lengths are of what is in memory: five bytes hold a terabyte.
-const LENGTH_BYTES: usize = 5;
+fn length_bytes(length: usize) -> [u8; 5] {
+    let [b0, b1, b2, b3, b4, ..] = (length as u64).to_le_bytes();
+    [b0, b1, b2, b3, b4]
+}
 
 /// A value that may be absent, which is not the same as empty.
 pub(super) fn put_optional(key: &mut KeyBytes, tag: Tag, value: Option<&[u8]>) {
@@ -85,8 +89,10 @@ impl KeyPrefix {
 
 /// GET and HEAD share a key: a stored GET answers both.
 pub(super) fn method(key: &mut KeyBytes, method: &Method) {
-    let class = if method == Method::HEAD { "GET" } else { method.as_str() };
-    put(key, Tag::Method, class.as_bytes());
+    match *method {
+        Method::GET | Method::HEAD => key.push(Tag::Get as u8),
+        _ => put(key, Tag::Method, method.as_str().as_bytes()),
+    }
 }
 
 /// Scheme and authority of the target, and what `Host` says besides: handlers read either.

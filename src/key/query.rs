@@ -11,7 +11,10 @@ use super::encode::{KeyBytes, Tag, put, put_optional};
 pub(super) enum Query {
     All,
     Only(Vec<Cow<'static, str>>),
-    Except { names: Vec<Cow<'static, str>>, prefixes: Vec<Cow<'static, str>> },
+    Except {
+        names: Vec<Cow<'static, str>>,
+        prefixes: Vec<Cow<'static, str>>,
+    },
 }
 
 impl Query {
@@ -23,9 +26,14 @@ impl Query {
     }
 
     pub(super) fn except<N: Into<Cow<'static, str>>>(names: impl IntoIterator<Item = N>) -> Self {
-        let (prefixes, names): (Vec<Cow<'static, str>>, Vec<_>) =
-            names.into_iter().map(Into::into).partition(|name| name.ends_with('*'));
-        let prefixes = prefixes.into_iter().map(|p| p[..p.len() - 1].to_owned().into()).collect();
+        let (prefixes, names): (Vec<Cow<'static, str>>, Vec<_>) = names
+            .into_iter()
+            .map(Into::into)
+            .partition(|name| name.ends_with('*'));
+        let prefixes = prefixes
+            .into_iter()
+            .map(|p| p[..p.len() - 1].to_owned().into())
+            .collect();
         Self::Except { names, prefixes }
     }
 
@@ -34,7 +42,9 @@ impl Query {
             Self::All => None,
             _ if query.is_some_and(|q| !is_plain(q)) => None,
             Self::Only(names) if query.is_some_and(|q| brackets_a_selected(q, names)) => None,
-            Self::Only(names) => Some(select(query, |name| names.iter().any(|n| n.as_bytes() == name))),
+            Self::Only(names) => Some(select(query, |name| {
+                names.iter().any(|n| n.as_bytes() == name)
+            })),
             Self::Except { names, prefixes } => Some(select(query, |name| {
                 !names.iter().any(|n| n.as_bytes() == name)
                     && !prefixes.iter().any(|p| name.starts_with(p.as_bytes()))
@@ -69,7 +79,10 @@ fn select(query: Option<&str>, chosen: impl Fn(&[u8]) -> bool) -> Pairs<'_> {
 }
 
 fn pieces(query: &str) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-    let pieces = query.as_bytes().split(|&b| b == b'&').filter(|piece| !piece.is_empty());
+    let pieces = query
+        .as_bytes()
+        .split(|&b| b == b'&')
+        .filter(|piece| !piece.is_empty());
     pieces.map(|piece| match piece.iter().position(|&b| b == b'=') {
         Some(at) => (&piece[..at], Some(&piece[at + 1..])),
         None => (piece, None),
@@ -82,7 +95,9 @@ fn is_plain(query: &str) -> bool {
     let bytes = query.as_bytes();
     bytes.iter().enumerate().all(|(at, &b)| match b {
         b';' => false,
-        b'%' => bytes.get(at + 1..at + 3).is_some_and(|d| d.iter().all(u8::is_ascii_hexdigit)),
+        b'%' => bytes
+            .get(at + 1..at + 3)
+            .is_some_and(|d| d.iter().all(u8::is_ascii_hexdigit)),
         _ => true,
     })
 }

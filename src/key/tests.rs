@@ -8,7 +8,10 @@ use super::*;
 fn parts(uri: &str, headers: &[(HeaderName, &str)]) -> Parts {
     let mut request = Request::builder().uri(uri);
     for (name, value) in headers {
-        request = request.header(name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        request = request.header(
+            name,
+            http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+        );
     }
     request.body(()).unwrap().into_parts().0
 }
@@ -39,7 +42,11 @@ fn the_default_key_is_the_whole_target_byte_for_byte() {
         assert!(!same(&key, a, b), "{a} and {b}");
     }
     assert!(same(&key, "http://Example.COM/a", "http://example.com/a"));
-    assert!(same(&key.ignore_authority(), "http://one/a", "https://two/a"));
+    assert!(same(
+        &key.ignore_authority(),
+        "http://one/a",
+        "https://two/a"
+    ));
 }
 
 #[test]
@@ -61,7 +68,10 @@ fn every_host_header_is_in_the_key() {
     let one = encoded(&key, &parts("/", &[(HOST, "one")]));
     assert_eq!(one, encoded(&key, &parts("/", &[(HOST, "ONE")])));
     assert_ne!(one, encoded(&key, &parts("/", &[(HOST, "two")])));
-    assert_ne!(one, encoded(&key, &parts("/", &[(HOST, "one"), (HOST, "two")])));
+    assert_ne!(
+        one,
+        encoded(&key, &parts("/", &[(HOST, "one"), (HOST, "two")]))
+    );
     assert_ne!(
         encoded(&key, &parts("/", &[(HOST, "u@one")])),
         encoded(&key, &parts("/", &[(HOST, "U@one")]))
@@ -144,17 +154,40 @@ fn a_cookie_is_found_by_name_on_any_line() {
 
 #[test]
 fn a_request_that_says_who_asks_is_known_unless_the_key_says_who() {
-    let identity = |key: Key, name: HeaderName, value: &str| key.identity(&parts("/", &[(name, value)]).headers);
+    let identity = |key: Key, name: HeaderName, value: &str| {
+        key.identity(&parts("/", &[(name, value)]).headers)
+    };
     assert_eq!(identity(Key::new(), ACCEPT, "x"), Ok(Identity::None));
     assert_eq!(identity(Key::new(), COOKIE, "a=1"), Err(Reason::Cookie));
     assert_eq!(identity(Key::new(), COOKIE, "junk"), Err(Reason::Cookie));
-    assert_eq!(identity(Key::new().cookie("a"), COOKIE, "a=1"), Ok(Identity::None));
-    assert_eq!(identity(Key::new().cookie("a"), COOKIE, "a=1; sid=2"), Err(Reason::Cookie));
-    assert_eq!(identity(Key::new().header(COOKIE), COOKIE, "sid=2"), Ok(Identity::None));
-    assert_eq!(identity(Key::new().ignore_cookies(), COOKIE, "sid=2"), Ok(Identity::None));
-    assert_eq!(identity(Key::new(), AUTHORIZATION, "x"), Ok(Identity::Authorized));
-    assert_eq!(identity(Key::new().header(AUTHORIZATION), AUTHORIZATION, "x"), Ok(Identity::None));
-    assert_eq!(identity(Key::new().ignore_authorization(), AUTHORIZATION, "x"), Ok(Identity::None));
+    assert_eq!(
+        identity(Key::new().cookie("a"), COOKIE, "a=1"),
+        Ok(Identity::None)
+    );
+    assert_eq!(
+        identity(Key::new().cookie("a"), COOKIE, "a=1; sid=2"),
+        Err(Reason::Cookie)
+    );
+    assert_eq!(
+        identity(Key::new().header(COOKIE), COOKIE, "sid=2"),
+        Ok(Identity::None)
+    );
+    assert_eq!(
+        identity(Key::new().ignore_cookies(), COOKIE, "sid=2"),
+        Ok(Identity::None)
+    );
+    assert_eq!(
+        identity(Key::new(), AUTHORIZATION, "x"),
+        Ok(Identity::Authorized)
+    );
+    assert_eq!(
+        identity(Key::new().header(AUTHORIZATION), AUTHORIZATION, "x"),
+        Ok(Identity::None)
+    );
+    assert_eq!(
+        identity(Key::new().ignore_authorization(), AUTHORIZATION, "x"),
+        Ok(Identity::None)
+    );
     assert_eq!(
         identity(Key::new(), PROXY_AUTHORIZATION, "x"),
         Err(Reason::ProxyAuthorization)
@@ -179,7 +212,10 @@ fn a_key_at_the_limit_is_made_and_one_past_it_is_not() {
     let request = parts("/abc?d", &[]);
     let length = key.encode(&prefix, &request, 8192).unwrap().len();
     assert!(key.encode(&prefix, &request, length).is_ok());
-    assert_eq!(key.encode(&prefix, &request, length - 1), Err(Reason::KeyTooLong));
+    assert_eq!(
+        key.encode(&prefix, &request, length - 1),
+        Err(Reason::KeyTooLong)
+    );
 }
 
 #[test]
@@ -199,5 +235,8 @@ fn namespaces_and_layers_are_apart() {
             assert_ne!(of(a.clone()), of(b.clone()));
         }
     }
-    assert_eq!(of(KeyPrefix::new("", Some("a"), 1)), of(KeyPrefix::new("", Some("a"), 2)));
+    assert_eq!(
+        of(KeyPrefix::new("", Some("a"), 1)),
+        of(KeyPrefix::new("", Some("a"), 2))
+    );
 }

@@ -55,11 +55,17 @@ type Member<'a> = (&'a [u8], Option<&'a [u8]>, &'a [u8]);
 /// The first member of a list, with its argument (without quotes), and what follows. `None` at the end.
 fn member(list: &[u8]) -> Result<Option<Member<'_>>, Reason> {
     let separator = |b: &u8| matches!(b, b',' | b' ' | b'\t');
-    let list = &list[list.iter().position(|b| !separator(b)).unwrap_or(list.len())..];
+    let list = &list[list
+        .iter()
+        .position(|b| !separator(b))
+        .unwrap_or(list.len())..];
     if list.is_empty() {
         return Ok(None);
     }
-    let name_end = list.iter().position(|&b| !is_token(b)).unwrap_or(list.len());
+    let name_end = list
+        .iter()
+        .position(|&b| !is_token(b))
+        .unwrap_or(list.len());
     let (name, rest) = list.split_at(name_end);
     if name.is_empty() {
         return Err(Reason::CacheControl);
@@ -70,7 +76,10 @@ fn member(list: &[u8]) -> Result<Option<Member<'_>>, Reason> {
             (Some(&quoted[..end]), &quoted[end + 1..])
         }
         [b'=', plain @ ..] => {
-            let end = plain.iter().position(|&b| !is_token(b)).unwrap_or(plain.len());
+            let end = plain
+                .iter()
+                .position(|&b| !is_token(b))
+                .unwrap_or(plain.len());
             (Some(&plain[..end]), &plain[end..])
         }
         _ => (None, rest),
@@ -102,7 +111,10 @@ mod tests {
     fn of(lines: &[&str]) -> Result<CacheControl, Reason> {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(header::CACHE_CONTROL, http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            headers.append(
+                header::CACHE_CONTROL,
+                http::HeaderValue::from_bytes(line.as_bytes()).unwrap(),
+            );
         }
         CacheControl::of(&headers)
     }
@@ -128,14 +140,30 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_forbids_sharing() {
-        for line in ["no-store;max-age=1", "ext=\"no-store", "=1", "\u{fc}", "max-age 60", "a=\"b\"c", "\"no-store\""] {
+        for line in [
+            "no-store;max-age=1",
+            "ext=\"no-store",
+            "=1",
+            "\u{fc}",
+            "max-age 60",
+            "a=\"b\"c",
+            "\"no-store\"",
+        ] {
             assert_eq!(of(&[line]), Err(Reason::CacheControl), "{line}");
         }
     }
 
     #[test]
     fn what_is_quoted_or_unknown_is_no_directive() {
-        for line in ["", " , ", "max-age=60", "ext=\"no-store\"", "ext=\"a\\\", private, \"", "x-no-store", "no-storex"] {
+        for line in [
+            "",
+            " , ",
+            "max-age=60",
+            "ext=\"no-store\"",
+            "ext=\"a\\\", private, \"",
+            "x-no-store",
+            "no-storex",
+        ] {
             assert_eq!(of(&[line]), Ok(CacheControl::default()), "{line}");
         }
     }
@@ -145,7 +173,10 @@ mod tests {
         let seconds = |lines: &[&str]| of(lines).unwrap().s_maxage.map(|d| d.as_secs());
         assert_eq!(seconds(&["s-maxage=60"]), Some(60));
         assert_eq!(seconds(&["S-MaxAge=\"60\""]), Some(60));
-        assert_eq!(seconds(&["s-maxage=60, s-maxage=30", "s-maxage=90"]), Some(30));
+        assert_eq!(
+            seconds(&["s-maxage=60, s-maxage=30", "s-maxage=90"]),
+            Some(30)
+        );
         assert_eq!(seconds(&["s-maxage=-1"]), Some(0));
         assert_eq!(seconds(&["s-maxage=1.5"]), Some(0));
         assert_eq!(seconds(&["s-maxage"]), Some(0));

@@ -65,7 +65,9 @@ impl Policy {
     }
 
     fn plan(&self, candidate: Candidate<'_>) -> Result<Plan, Reason> {
-        let Candidate { response, gathered, .. } = candidate;
+        let Candidate {
+            response, gathered, ..
+        } = candidate;
         let headers = &response.headers;
         let ttl = match self.ttl_of(response.status) {
             Some(ttl) => ttl,
@@ -89,25 +91,52 @@ impl Policy {
             return Err(Reason::GrpcStatus);
         }
         let content_length = content_length(headers)?;
-        let length = content_length.or(candidate.body.exact()).unwrap_or_else(|| candidate.body.lower());
+        let length = content_length
+            .or(candidate.body.exact())
+            .unwrap_or_else(|| candidate.body.lower());
         if length > self.max_body_bytes as u64 {
             return Err(Reason::TooLarge);
         }
         let tags = self.tags(candidate.request_tags, &gathered, response)?;
-        let ttl = cache_control.s_maxage.unwrap_or(ttl).min(gathered.ttl_at_most.unwrap_or(Duration::MAX));
+        let ttl = cache_control
+            .s_maxage
+            .unwrap_or(ttl)
+            .min(gathered.ttl_at_most.unwrap_or(Duration::MAX));
         if ttl.is_zero() && !response.status.is_server_error() {
             return Err(Reason::NoLifetime);
         }
-        let mut head = Head::new(response, vary, cache_control.for_authorized, ttl, candidate.received);
+        let mut head = Head::new(
+            response,
+            vary,
+            cache_control.for_authorized,
+            ttl,
+            candidate.received,
+        );
         self.strip(&mut head.headers);
-        Ok(Plan { head, tags, content_length, grpc })
+        Ok(Plan {
+            head,
+            tags,
+            content_length,
+            grpc,
+        })
     }
 
     /// All tags of a response, wherever they come from, each once.
-    fn tags(&self, request: Tags, gathered: &Gathered, response: &response::Parts) -> Result<Vec<Box<[u8]>>, Reason> {
+    fn tags(
+        &self,
+        request: Tags,
+        gathered: &Gathered,
+        response: &response::Parts,
+    ) -> Result<Vec<Box<[u8]>>, Reason> {
         let extensions = response.extensions.get::<Tags>();
-        let typed = request.iter().chain(&gathered.tags).chain(extensions.into_iter().flatten());
-        let headers = self.tag_headers.iter().flat_map(|header| header.tags(&response.headers));
+        let typed = request
+            .iter()
+            .chain(&gathered.tags)
+            .chain(extensions.into_iter().flatten());
+        let headers = self
+            .tag_headers
+            .iter()
+            .flat_map(|header| header.tags(&response.headers));
         let mut tags: Vec<Box<[u8]>> = Vec::new();
         for tag in typed.map(Tag::as_str).map(str::as_bytes).chain(headers) {
             if tag.len() > self.max_tag_bytes {
@@ -135,7 +164,8 @@ fn is_failure(response: &response::Parts) -> bool {
     const FAILURES: [&[u8]; 6] = [b"2", b"4", b"8", b"13", b"14", b"15"];
     let grpc = response.headers.get(GRPC_STATUS);
     response.status.is_server_error()
-        || (response.status == StatusCode::OK && grpc.is_some_and(|code| FAILURES.contains(&code.as_bytes())))
+        || (response.status == StatusCode::OK
+            && grpc.is_some_and(|code| FAILURES.contains(&code.as_bytes())))
 }
 
 /// RFC 9110 §8.6: one number. Several, or anything else, is a message whose end nobody knows.

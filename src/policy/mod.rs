@@ -6,7 +6,7 @@ mod tag_header;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode, header, request};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header, request};
 
 use crate::{status::Reason, tags::Tags};
 pub(crate) use judge::{Candidate, Plan, Verdict};
@@ -79,7 +79,11 @@ impl fmt::Debug for Policy {
 /// Whether a request whose key is made of its head is one that the cache answers.
 pub(crate) fn admit(parts: &request::Parts, has_body: bool) -> Result<(), Reason> {
     if parts.method != Method::GET && parts.method != Method::HEAD {
-        return Err(if parts.method == Method::CONNECT { Reason::Upgrade } else { Reason::Method });
+        return Err(if parts.method == Method::CONNECT {
+            Reason::Upgrade
+        } else {
+            Reason::Method
+        });
     }
     if upgrades(&parts.headers) {
         return Err(Reason::Upgrade);
@@ -95,7 +99,11 @@ pub(crate) fn admit_grpc(parts: &request::Parts) -> Result<(), Reason> {
     if parts.method != Method::POST {
         return Err(Reason::Method);
     }
-    if is_grpc(&parts.headers) { Ok(()) } else { Err(Reason::RequestBodyNotKeyed) }
+    if is_grpc(&parts.headers) {
+        Ok(())
+    } else {
+        Err(Reason::RequestBodyNotKeyed)
+    }
 }
 
 /// RFC 9110 §7.8: the connection is to speak another protocol.
@@ -114,17 +122,25 @@ fn content_type_starts_with(headers: &HeaderMap, start: &[u8]) -> bool {
         .is_some_and(|found| found.eq_ignore_ascii_case(start))
 }
 
+/// What concerns the one requester alone: which part it wants, and on which condition (RFC 9110 §13, §14).
+const ONE_REQUESTERS: [HeaderName; 6] = [
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+];
+
+/// Whether the answer may be another than the whole.
+pub(crate) fn asks_for_less(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| ONE_REQUESTERS.contains(name))
+}
+
 /// Takes out what concerns the one requester alone, so that the inner service answers with the whole: the reply is
 /// made for each requester afterwards.
 pub(crate) fn ask_for_the_whole(headers: &mut HeaderMap) {
-    for name in [
-        header::IF_NONE_MATCH,
-        header::IF_MODIFIED_SINCE,
-        header::IF_MATCH,
-        header::IF_UNMODIFIED_SINCE,
-        header::IF_RANGE,
-        header::RANGE,
-    ] {
+    for name in ONE_REQUESTERS {
         headers.remove(name);
     }
     headers.remove("grpc-timeout");

@@ -13,6 +13,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
+    body::ResponseBody,
     config::Layered,
     error::BoxError,
     future::ResponseFuture,
@@ -79,7 +80,7 @@ where
     ResB::Data: Send,
     ResB::Error: Into<BoxError>,
 {
-    type Response = Response<crate::ResponseBody<ResB>>;
+    type Response = Response<ResponseBody<ResB>>;
     type Error = S::Error;
     type Future = ResponseFuture<S, ReqB, ResB>;
 
@@ -90,7 +91,8 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let config = &self.layered.config;
         let (parts, body) = request.into_parts();
-        let keyed = policy::admit(&parts, !body.is_end_stream()).and_then(|()| self.layered.key(&parts));
+        let keyed =
+            policy::admit(&parts, !body.is_end_stream()).and_then(|()| self.layered.key(&parts));
         let (key, identity) = match keyed {
             Ok(keyed) => keyed,
             Err(reason) => {

@@ -73,13 +73,19 @@ impl<B: Body> Body for ReplayBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
         if let Some(frame) = this.read.pop_front() {
             return Poll::Ready(Some(frame));
         }
         match &mut this.rest {
-            Some(rest) => rest.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map(to_bytes))),
+            Some(rest) => rest
+                .as_mut()
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map(to_bytes))),
             None => Poll::Ready(None),
         }
     }
@@ -89,9 +95,15 @@ impl<B: Body> Body for ReplayBody<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let frames = self.read.iter().filter_map(|frame| frame.as_ref().ok().and_then(Frame::data_ref));
+        let frames = self
+            .read
+            .iter()
+            .filter_map(|frame| frame.as_ref().ok().and_then(Frame::data_ref));
         let read: u64 = frames.map(|data| data.len() as u64).sum();
-        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), |rest| rest.size_hint());
+        let rest = self
+            .rest
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), |rest| rest.size_hint());
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {
             hint.set_upper(read.saturating_add(upper));
@@ -105,6 +117,8 @@ impl<B: Body> Unpin for ReplayBody<B> {}
 
 impl<B: Body> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReplayBody").field("frames_read", &self.read.len()).finish_non_exhaustive()
+        f.debug_struct("ReplayBody")
+            .field("frames_read", &self.read.len())
+            .finish_non_exhaustive()
     }
 }

@@ -16,9 +16,9 @@ use tower_service::Service;
 use super::replay::ReplayBody;
 use crate::{
     body::ResponseBody,
+    clock::deadline_in,
     config::Layered,
     error::BoxError,
-    fill::deadline_in,
     future::ResponseFuture,
     grpc::Messages,
     key,
@@ -94,7 +94,12 @@ where
                     arrival: self.layered.config.shared.purges.arrive(),
                 };
                 let layered = self.layered.clone();
-                ResponseFuture::long_way(Box::pin(respond(layered, inner, Request::from_parts(parts, body), lookup)))
+                ResponseFuture::long_way(Box::pin(respond(
+                    layered,
+                    inner,
+                    Request::from_parts(parts, body),
+                    lookup,
+                )))
             }
             Err(reason) => {
                 let request = Request::from_parts(parts, body);
@@ -162,12 +167,23 @@ const END_FOLLOWS: Duration = Duration::from_millis(50);
 
 /// The one message of a unary call. `None` if the body is anything else, or longer than the limit, or late: what was
 /// read of it will be replayed.
-async fn read_message<B: Body>(body: &mut ReplayBody<B>, limit: usize, deadline: Instant) -> Option<Message> {
+async fn read_message<B: Body>(
+    body: &mut ReplayBody<B>,
+    limit: usize,
+    deadline: Instant,
+) -> Option<Message> {
     let mut bytes = Vec::new();
     let mut messages = Messages::default();
     while !body.is_read() {
-        let until = if messages.one_is_whole() { deadline.min(deadline_in(END_FOLLOWS)) } else { deadline };
-        let data = poll_fn(|cx| body.poll_read(cx).map(|frame| frame.map(Frame::data_ref).map(Option::<&_>::cloned)));
+        let until = if messages.one_is_whole() {
+            deadline.min(deadline_in(END_FOLLOWS))
+        } else {
+            deadline
+        };
+        let data = poll_fn(|cx| {
+            body.poll_read(cx)
+                .map(|frame| frame.map(Frame::data_ref).map(Option::<&_>::cloned))
+        });
         let Some(data) = timeout_at(until, data).await.ok()? else {
             break;
         };

@@ -40,7 +40,11 @@ impl Slot {
 
     /// With this entry in place of what was stored for the same variant.
     fn with(&self, entry: Arc<Entry>) -> Option<Self> {
-        let others = self.entries().iter().filter(|other| !other.head.vary.same_variant(&entry.head.vary)).cloned();
+        let others = self
+            .entries()
+            .iter()
+            .filter(|other| !other.head.vary.same_variant(&entry.head.vary))
+            .cloned();
         let mut entries: Vec<_> = std::iter::once(entry.clone()).chain(others).collect();
         entries.truncate(MAX_VARIANTS);
         Self::of(entries)
@@ -51,7 +55,11 @@ impl Memory {
     pub(crate) fn new(max_bytes: u64) -> Self {
         let cache = Cache::builder()
             .max_capacity(max_bytes)
-            .weigher(|_, slot: &Slot| slot.entries().iter().fold(0, |sum: u32, entry| sum.saturating_add(entry.weight())))
+            .weigher(|_, slot: &Slot| {
+                slot.entries()
+                    .iter()
+                    .fold(0, |sum: u32, entry| sum.saturating_add(entry.weight()))
+            })
             .eviction_policy(EvictionPolicy::tiny_lfu())
             .build();
         Self { cache, max_bytes }
@@ -82,13 +90,21 @@ impl Memory {
 
     /// Removes those entries under a key that are not to be kept, of what is stored there now.
     pub(crate) fn retain(&self, key: &[u8], keep: impl Fn(&Entry) -> bool) {
-        self.cache.entry(key.into()).and_compute_with(|stored| match stored {
-            Some(stored) if !stored.value().entries().iter().all(|entry| keep(entry)) => {
-                let kept = stored.value().entries().iter().filter(|entry| keep(entry)).cloned().collect();
-                Slot::of(kept).map_or(Op::Remove, Op::Put)
-            }
-            _ => Op::Nop,
-        });
+        self.cache
+            .entry(key.into())
+            .and_compute_with(|stored| match stored {
+                Some(stored) if !stored.value().entries().iter().all(|entry| keep(entry)) => {
+                    let kept = stored
+                        .value()
+                        .entries()
+                        .iter()
+                        .filter(|entry| keep(entry))
+                        .cloned()
+                        .collect();
+                    Slot::of(kept).map_or(Op::Remove, Op::Put)
+                }
+                _ => Op::Nop,
+            });
     }
 
     /// Lets go of what was removed or evicted.

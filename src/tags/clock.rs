@@ -70,7 +70,11 @@ pub(crate) struct Stamp {
 impl Stamp {
     pub(crate) fn new(born: u64, tags: Box<[TagHash]>) -> Self {
         let valid_at = AtomicU64::new(born);
-        Self { born, tags, valid_at }
+        Self {
+            born,
+            tags,
+            valid_at,
+        }
     }
 
     pub(crate) fn born(&self) -> u64 {
@@ -113,17 +117,13 @@ impl PurgeClock {
     pub(crate) fn purge(&self, tags: impl IntoIterator<Item = TagHash>) -> u64 {
         let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
         let epoch = self.epoch.load(Ordering::Relaxed) + 1;
-        if self.mutants.has(Mutant::EpochBeforeMarks) {
-            self.epoch.store(epoch, Ordering::Release);
-            std::thread::yield_now();
-        }
         for tag in tags {
             marks.insert(tag, epoch);
         }
         if marks.at.len() > self.max_marks {
             marks.raise_floor_to_half();
         }
-        // The marks stand before the epoch shows them: who reads this epoch, and finds no mark up to it, will find none.
+        // The marks stand before the epoch shows them: who reads this epoch, and finds no mark up to it, never will.
         self.epoch.store(epoch, Ordering::Release);
         epoch
     }
@@ -147,14 +147,18 @@ impl PurgeClock {
 
     /// Whether a stored response may be served to a request that arrived then.
     pub(crate) fn is_valid(&self, stamp: &Stamp, arrival: Arrival) -> bool {
-        if stamp.valid_at.load(Ordering::Relaxed) >= arrival.epoch || self.mutants.has(Mutant::NoCheckWhenReading) {
+        if stamp.valid_at.load(Ordering::Relaxed) >= arrival.epoch
+            || self.mutants.has(Mutant::NoCheckWhenReading)
+        {
             return true;
         }
         let marks = self.read_marks();
         // A sweep may have dropped a mark of this response after the response was taken from the store: then that
         // no mark is found says nothing. It is rare, and counts as a miss.
         let overtaken = self.drops.load(Ordering::Relaxed) != arrival.drops;
-        if (overtaken && !self.mutants.has(Mutant::SweepNotNoticed)) || marks.purged(stamp.born, &stamp.tags) {
+        if (overtaken && !self.mutants.has(Mutant::SweepNotNoticed))
+            || marks.purged(stamp.born, &stamp.tags)
+        {
             return false;
         }
         stamp.valid_at.fetch_max(arrival.epoch, Ordering::Relaxed);
@@ -183,14 +187,18 @@ impl PurgeClock {
         let at = self.epoch.load(Ordering::Acquire);
         *births.entry(at).or_default() += 1;
         drop(births);
-        Birth { clock: self.clone(), at }
+        Birth {
+            clock: self.clone(),
+            at,
+        }
     }
 
     /// Whether a sweep of the store would give back memory, or make marks superfluous.
     pub(crate) fn wants_sweep(&self) -> bool {
         let upto = self.superfluous_after_sweep();
         let marks = self.read_marks();
-        self.epoch.load(Ordering::Acquire) > marks.swept || (!marks.at.is_empty() && marks.oldest <= upto)
+        self.epoch.load(Ordering::Acquire) > marks.swept
+            || (!marks.at.is_empty() && marks.oldest <= upto)
     }
 
     /// A sweep of the store begins: every response in it that is not [`is_current`](Self::is_current) is to be removed.
@@ -216,7 +224,9 @@ impl PurgeClock {
         let births = self.births();
         let epoch = self.epoch.load(Ordering::Acquire);
         match births.first_key_value() {
-            Some((&oldest, _)) if !self.mutants.has(Mutant::MarkDroppedTooEarly) => oldest.min(epoch),
+            Some((&oldest, _)) if !self.mutants.has(Mutant::MarkDroppedTooEarly) => {
+                oldest.min(epoch)
+            }
             _ => epoch,
         }
     }
@@ -248,7 +258,11 @@ impl Marks {
     }
 
     fn purged(&self, born: u64, tags: &[TagHash]) -> bool {
-        born < self.floor || (!self.at.is_empty() && tags.iter().any(|tag| self.at.get(tag).is_some_and(|&mark| mark > born)))
+        born < self.floor
+            || (!self.at.is_empty()
+                && tags
+                    .iter()
+                    .any(|tag| self.at.get(tag).is_some_and(|&mark| mark > born)))
     }
 
     fn raise_floor(&mut self, floor: u64) {
@@ -326,7 +340,10 @@ mod tests {
         let after = clock.arrive();
         assert!(!clock.is_valid(&tagged, after));
         assert!(clock.is_valid(&other, after));
-        assert!(clock.is_valid(&tagged, before), "it was valid when this request arrived");
+        assert!(
+            clock.is_valid(&tagged, before),
+            "it was valid when this request arrived"
+        );
         let later = Stamp::new(clock.bear().at(), [7].into());
         assert!(clock.is_valid(&later, clock.arrive()));
     }
@@ -347,7 +364,11 @@ mod tests {
         clock.purge([7]);
         assert!(clock.wants_sweep());
         sweep(&clock);
-        assert_eq!(clock.marks(), 1, "the fill may still store what bears this tag");
+        assert_eq!(
+            clock.marks(),
+            1,
+            "the fill may still store what bears this tag"
+        );
         assert!(!clock.is_current(fill.at(), &[7]));
         assert!(!clock.wants_sweep());
         drop(fill);
@@ -368,7 +389,10 @@ mod tests {
         assert!(!clock.is_valid(&taken_from_the_store, arrival));
 
         clock.mutants.switch_on(Mutant::SweepNotNoticed);
-        assert!(clock.is_valid(&taken_from_the_store, arrival), "this is what the check is for");
+        assert!(
+            clock.is_valid(&taken_from_the_store, arrival),
+            "this is what the check is for"
+        );
     }
 
     #[test]
@@ -378,7 +402,10 @@ mod tests {
         let fill = clock.bear();
         clock.purge([7]);
         sweep(&clock);
-        assert!(clock.is_current(fill.at(), &[7]), "this is what the births are for");
+        assert!(
+            clock.is_current(fill.at(), &[7]),
+            "this is what the births are for"
+        );
     }
 
     #[test]

@@ -163,7 +163,9 @@ impl CacheScope {
     /// CacheScope::default().ttl_at_most(std::time::Duration::from_secs(5));
     /// ```
     pub fn ttl_at_most(&self, ttl: Duration) {
-        self.say(|gathered| gathered.ttl_at_most = Some(gathered.ttl_at_most.map_or(ttl, |t| t.min(ttl))));
+        self.say(|gathered| {
+            gathered.ttl_at_most = Some(gathered.ttl_at_most.map_or(ttl, |t| t.min(ttl)))
+        });
     }
 
     /// Asks that the response not be stored; requests that wait for it now still get it.

@@ -1,0 +1,3 @@
+//! Tests that need to look inside, or to switch on a deliberate fault.
+
+mod promise;
