@@ -239,7 +239,9 @@ fn record(recorder: &mut Option<Box<Recorder>>, frame: &Polled, is_end: bool) {
     };
     match frame {
         Some(Ok(frame)) => match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) if recording.data(data) == Record::Stop => recording.hand_over(),
+            (Some(data), _) if recording.data(data, is_end) == Record::Stop => {
+                recording.hand_over();
+            }
             (Some(_), _) if is_end => recording.finish(None),
             (_, Some(trailers)) => recording.finish(Some(trailers.clone())),
             _ => *recorder = Some(recording),

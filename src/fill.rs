@@ -28,9 +28,9 @@ use crate::{
     recorder::{Errand, Held, Record, Recorder},
     recording::Recording,
     reply,
-    shared::{Answer, Running, count},
+    shared::{Answer, InFlight, Running, count},
     status::{CacheStatus, Reason},
-    tags::{Birth, CacheScope, Tags, scope},
+    tags::{CacheScope, Tags, scope},
 };
 
 /// A call of the inner service whose answer may be stored.
@@ -45,7 +45,7 @@ pub(crate) struct Fill<S, ReqB> {
 type Panic = Box<dyn Any + Send>;
 
 /// What a call of the inner service came to: when it was born, and its response.
-type Called<B, E> = Result<(Arc<Birth>, Response<B>), E>;
+type Called<B, E> = Result<(InFlight, Response<B>), E>;
 
 type Answered<B, E> = Result<Response<ResponseBody<B>>, E>;
 
@@ -71,8 +71,11 @@ where
     pub(crate) async fn detached(self, running: Running) -> Answered<ResB, S::Error> {
         let (reply, replied) = oneshot::channel();
         let scope = CacheScope::recording();
-        let task = scope::CURRENT.scope(scope.clone(), async move {
-            self.run(scope, reply).await;
+        // The user's own code on the request runs in the request's task, as it would without a cache.
+        let sent = send(self.request, &scope, &self.errand.config);
+        let fill = run(self.inner, sent, self.errand, scope.clone(), reply);
+        let task = scope::CURRENT.scope(scope, async move {
+            fill.await;
             drop(running);
         });
         #[cfg(feature = "tracing")]
@@ -82,53 +85,6 @@ where
             Ok(Ok(answered)) => answered,
             Ok(Err(panic)) => resume_unwind(panic),
             Err(_) => panic!("the runtime shut down before the inner service answered"),
-        }
-    }
-
-    async fn run(
-        self,
-        scope: CacheScope,
-        mut reply: oneshot::Sender<Result<Answered<ResB, S::Error>, Panic>>,
-    ) {
-        let Self {
-            inner,
-            request,
-            mut errand,
-        } = self;
-        let deadline = deadline_in(errand.config.waiting.fill_timeout);
-        let (asked, request) = send(request, &scope, &errand.config);
-        let call = call(inner, request, errand.config.clone());
-        let called = errand.held.answer(call, deadline, reply.closed()).await;
-        let Some((called, in_time)) = called else {
-            return;
-        };
-        match called {
-            Ok(Ok((birth, response))) if in_time => {
-                match errand.judge(asked, scope, birth, response) {
-                    Judged::Passed(response) => drop(reply.send(Ok(Ok(response)))),
-                    Judged::Recorded {
-                        mut response,
-                        mut recorder,
-                        body,
-                    } => {
-                        recorder.let_read_along();
-                        let (rest, rest_of_body) = oneshot::channel();
-                        *response.body_mut() =
-                            ResponseBody::led(recorder.recording().reader(), rest_of_body);
-                        drop(reply.send(Ok(Ok(response))));
-                        record(recorder, body, rest, deadline).await;
-                    }
-                }
-            }
-            Ok(Ok((_, response))) => drop(reply.send(Ok(Ok(errand.overdue(response))))),
-            Ok(Err(error)) => {
-                errand.held.fail();
-                drop(reply.send(Ok(Err(error))));
-            }
-            Err(panic) => {
-                errand.held.fail();
-                drop(reply.send(Err(panic)));
-            }
         }
     }
 
@@ -142,41 +98,66 @@ where
     ///
     /// If the inner service panics, with the same payload.
     pub(crate) async fn inline(self) -> Answered<ResB, S::Error> {
-        let Self {
-            inner,
-            request,
-            mut errand,
-        } = self;
-        let deadline = deadline_in(errand.config.waiting.fill_timeout);
+        let mut errand = self.errand;
         let scope = CacheScope::recording();
-        let (asked, request) = send(request, &scope, &errand.config);
-        let call = scope::CURRENT.scope(scope.clone(), call(inner, request, errand.config.clone()));
-        let called = errand.held.answer(call, deadline, pending()).await;
-        match called {
-            Some((Ok(Ok((birth, response))), true)) => {
-                match errand.judge(asked, scope.clone(), birth, response) {
-                    Judged::Passed(response) => Ok(response),
-                    Judged::Recorded {
-                        mut response,
-                        recorder,
-                        body,
-                    } => {
-                        *response.body_mut() = ResponseBody::recorded(body, recorder, scope);
-                        Ok(response)
-                    }
-                }
-            }
-            Some((Ok(Ok((_, response))), false)) => Ok(errand.overdue(response)),
-            Some((Ok(Err(error)), _)) => {
-                errand.held.fail();
-                Err(error)
-            }
-            Some((Err(panic), _)) => {
-                errand.held.fail();
-                resume_unwind(panic)
-            }
-            None => unreachable!("a requester that has left does not poll"),
+        let (asked, request) = send(self.request, &scope, &errand.config);
+        let call = call(self.inner, request, errand.config.clone());
+        let call = scope::CURRENT.scope(scope.clone(), call);
+        let deadline = deadline_in(errand.config.waiting.fill_timeout);
+        let Some(called) = errand.held.answer(call, deadline, pending()).await else {
+            unreachable!("a requester that has left does not poll")
+        };
+        match errand.conclude(called, asked, scope.clone()) {
+            Concluded::Passed(response) => Ok(response),
+            Concluded::Recorded {
+                head,
+                recorder,
+                body,
+            } => Ok(head.map(|()| ResponseBody::recorded(body, recorder, scope))),
+            Concluded::Failed(error) => Err(error),
+            Concluded::Panicked(panic) => resume_unwind(panic),
         }
+    }
+}
+
+/// What a fill in a task of its own tells its requester.
+type Reply<B, E> = oneshot::Sender<Result<Answered<B, E>, Panic>>;
+
+/// # Cancel safety
+///
+/// Dropped (its runtime shuts down), it leaves the lead to one of those who wait, and breaks off those who read along.
+async fn run<S, ReqB, ResB>(
+    inner: S,
+    (asked, request): (Asked, Request<ReqB>),
+    mut errand: Errand,
+    scope: CacheScope,
+    mut reply: Reply<ResB, S::Error>,
+) where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    ResB: Body,
+    ResB::Error: Into<BoxError>,
+{
+    let deadline = deadline_in(errand.config.waiting.fill_timeout);
+    let call = call(inner, request, errand.config.clone());
+    let Some(called) = errand.held.answer(call, deadline, reply.closed()).await else {
+        return;
+    };
+    match errand.conclude(called, asked, scope) {
+        Concluded::Passed(response) => drop(reply.send(Ok(Ok(response)))),
+        Concluded::Recorded {
+            head,
+            mut recorder,
+            body,
+        } => {
+            recorder.let_read_along();
+            let (rest, rest_of_body) = oneshot::channel();
+            let reader = recorder.recording().reader();
+            let response = head.map(|()| ResponseBody::led(reader, rest_of_body));
+            drop(reply.send(Ok(Ok(response))));
+            record(recorder, body, rest, deadline).await;
+        }
+        Concluded::Failed(error) => drop(reply.send(Ok(Err(error)))),
+        Concluded::Panicked(panic) => drop(reply.send(Err(panic))),
     }
 }
 
@@ -204,25 +185,49 @@ fn send<ReqB>(
     (Asked { headers, tags }, Request::from_parts(parts, body))
 }
 
-/// A response whose head was judged.
-enum Judged<B> {
+/// What became of a call.
+enum Concluded<B, E> {
     Passed(Response<ResponseBody<B>>),
     Recorded {
-        /// Still without its body.
-        response: Response<ResponseBody<B>>,
+        head: Response<()>,
         recorder: Box<Recorder>,
         body: B,
     },
+    Failed(E),
+    Panicked(Panic),
 }
 
 impl Errand {
-    fn judge<B: Body>(
+    /// Tells those who wait, if they need not wait any more.
+    fn conclude<B: Body, E>(
+        mut self,
+        (called, in_time): (Result<Called<B, E>, Panic>, bool),
+        asked: Asked,
+        scope: CacheScope,
+    ) -> Concluded<B, E> {
+        match called {
+            Ok(Ok((in_flight, response))) if in_time => {
+                self.judge(asked, scope, in_flight, response)
+            }
+            Ok(Ok((_, response))) => Concluded::Passed(self.passed(response, Reason::FillTimeout)),
+            Ok(Err(error)) => {
+                self.held.fail();
+                Concluded::Failed(error)
+            }
+            Err(panic) => {
+                self.held.fail();
+                Concluded::Panicked(panic)
+            }
+        }
+    }
+
+    fn judge<B: Body, E>(
         mut self,
         asked: Asked,
         scope: CacheScope,
-        birth: Arc<Birth>,
+        in_flight: InFlight,
         response: Response<B>,
-    ) -> Judged<B> {
+    ) -> Concluded<B, E> {
         let (mut parts, body) = response.into_parts();
         let hint = body.size_hint();
         let verdict = self.config.policy.judge(Candidate {
@@ -234,7 +239,6 @@ impl Errand {
             body: &hint,
             received: Instant::now(),
         });
-        count(&self.config.shared.counters.misses);
         let (plan, reason) = match verdict {
             Verdict::Store(plan) => (plan, None),
             Verdict::Share(plan, reason) => (plan, Some(reason)),
@@ -243,41 +247,35 @@ impl Errand {
             }
             Verdict::Failed(_) => {
                 self.held.fail();
-                return Judged::Passed(
-                    self.passed(Response::from_parts(parts, body), Reason::Status),
-                );
+                let response = Response::from_parts(parts, body);
+                return Concluded::Passed(self.passed(response, Reason::Status));
             }
             Verdict::Keep(reason) => {
-                self.config
-                    .shared
-                    .refusals
-                    .remember(&self.keys.flight, reason);
+                let refusals = &self.config.shared.refusals;
+                refusals.remember(&self.keys.flight, reason);
                 self.held.refuse();
-                return Judged::Passed(self.passed(Response::from_parts(parts, body), reason));
+                let response = Response::from_parts(parts, body);
+                return Concluded::Passed(self.passed(response, reason));
             }
         };
         self.config.policy.strip(&mut parts.headers);
-        let mut response = Response::from_parts(parts, ResponseBody::empty());
+        let mut head = Response::from_parts(parts, ());
         let mut status = CacheStatus::forwarded(self.forward, reason);
         status.stored = reason.is_none();
-        self.config.report.label(&mut response, status);
+        self.config.report.label(&mut head, status);
+        count(&self.config.shared.counters.misses);
         let recording = Recording::new(hint);
-        let recorder = Recorder::new(self, scope, birth, plan, recording, reason.is_none());
-        let recorder = Box::new(recorder);
-        Judged::Recorded {
-            response,
-            recorder,
+        let in_flight = Arc::new(in_flight);
+        let recorder = Recorder::new(self, scope, in_flight, plan, recording, reason.is_none());
+        Concluded::Recorded {
+            head,
+            recorder: Box::new(recorder),
             body,
         }
     }
 
-    /// The answer came when nobody but its requester waited any more.
-    fn overdue<B>(&self, response: Response<B>) -> Response<ResponseBody<B>> {
-        count(&self.config.shared.counters.misses);
-        self.passed(response, Reason::FillTimeout)
-    }
-
     fn passed<B>(&self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {
+        count(&self.config.shared.counters.misses);
         let status = CacheStatus::forwarded(self.forward, Some(reason));
         reply::passed(&self.config, response, status)
     }
@@ -329,13 +327,12 @@ where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
 {
     poll_fn(|cx| inner.poll_ready(cx)).await?;
-    let purges = &config.shared.purges;
-    let mut birth = Arc::new(purges.bear());
+    let mut in_flight = config.shared.bear();
     let response = inner.call(request).await?;
-    if purges.mutants.has(Mutant::StampAfterHandler) {
-        birth = Arc::new(purges.bear());
+    if config.shared.purges.mutants.has(Mutant::StampAfterHandler) {
+        in_flight = config.shared.bear();
     }
-    Ok((birth, response))
+    Ok((in_flight, response))
 }
 
 /// Reads the body to its end, at the inner service's pace. What cannot be recorded goes on to the requester as it is.
@@ -364,7 +361,7 @@ async fn record<B>(
         let Some(polled) = polled else {
             in_time = false;
             recorder.overdue();
-            if !recording.length_known() {
+            if !recorder.is_read_along() {
                 recorder.hand_over();
                 drop(rest.send(body));
                 return;
@@ -378,14 +375,20 @@ async fn record<B>(
             Err(_) => return recorder.broken(BodyError::panicked()),
         };
         match frame.into_data().map_err(Frame::into_trailers) {
-            Ok(data) if recorder.data(&data) == Record::Stop => {
-                recorder.hand_over();
-                drop(rest.send(body));
-                return;
+            Ok(data) => {
+                let is_last = body.is_end_stream();
+                match recorder.data(&data, is_last) {
+                    Record::On if is_last => return recorder.finish(None),
+                    Record::On => {}
+                    Record::Stop => {
+                        recorder.hand_over();
+                        drop(rest.send(body));
+                        return;
+                    }
+                }
             }
-            Ok(_) if body.is_end_stream() => return recorder.finish(None),
             Err(Ok(trailers)) => return recorder.finish(Some(trailers)),
-            Ok(_) | Err(Err(_)) => {}
+            Err(Err(_)) => {}
         }
     }
 }

@@ -273,7 +273,7 @@ impl<T: Clone> Follower<T> {
     /// # Cancel safety
     ///
     /// Dropped, it leaves the flight; if it was the last to wait on one that nobody leads, the flight ends.
-    pub(crate) async fn wait(mut self, deadline: Instant) -> Landing<T> {
+    pub(crate) async fn wait(&mut self, deadline: Instant) -> Landing<T> {
         loop {
             // Read to its end before the lock is taken: the borrow is a lock too.
             let signal = self.signals.borrow_and_update().clone();
@@ -293,6 +293,12 @@ impl<T: Clone> Follower<T> {
                 Err(_) => return Landing::TimedOut,
             }
         }
+    }
+
+    /// Takes this flight out of the table: its answer is not for those who come from now on. Those who wait for it
+    /// still get it.
+    pub(crate) fn leave_behind(&self) {
+        self.place.unlink();
     }
 
     fn take_the_lead(&self) -> Option<Leader<T>> {
@@ -346,6 +352,10 @@ mod tests {
         }
     }
 
+    async fn waiting(mut follower: Follower<u32>) -> Landing<u32> {
+        follower.wait(soon()).await
+    }
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
     }
@@ -354,14 +364,14 @@ mod tests {
     async fn those_who_wait_get_the_answer_and_the_flight_is_over() {
         let flights = Flights::new();
         let leader = lead(&flights);
-        let mut early = spawn(follow(&flights).wait(soon()));
+        let mut early = spawn(waiting(follow(&flights)));
         let late = follow(&flights);
         assert_pending!(early.poll());
         leader.land(7);
         assert!(early.is_woken());
         assert!(matches!(assert_ready!(early.poll()), Landing::Answer(7)));
         assert_eq!(flights.len(), 0);
-        let mut late = spawn(late.wait(soon()));
+        let mut late = spawn(waiting(late));
         assert!(
             matches!(assert_ready!(late.poll()), Landing::Answer(7)),
             "it can be read late"
@@ -377,7 +387,7 @@ mod tests {
         let flights = Flights::new();
         let mut leader = lead(&flights);
         leader.announce(7);
-        let mut follower = spawn(follow(&flights).wait(soon()));
+        let mut follower = spawn(waiting(follow(&flights)));
         assert!(matches!(assert_ready!(follower.poll()), Landing::Answer(7)));
         drop(follower);
         assert_eq!((flights.len(), flights.waiters()), (1, 0));
@@ -390,8 +400,8 @@ mod tests {
         let flights = Flights::new();
         let leader = lead(&flights);
         let (mut a, mut b) = (
-            spawn(follow(&flights).wait(soon())),
-            spawn(follow(&flights).wait(soon())),
+            spawn(waiting(follow(&flights))),
+            spawn(waiting(follow(&flights))),
         );
         assert_pending!(a.poll());
         assert_pending!(b.poll());
@@ -410,7 +420,7 @@ mod tests {
     async fn a_newcomer_may_take_the_lead_that_is_vacant() {
         let flights = Flights::new();
         let leader = lead(&flights);
-        let mut follower = spawn(follow(&flights).wait(soon()));
+        let mut follower = spawn(waiting(follow(&flights)));
         assert_pending!(follower.poll());
         leader.fail();
         let second = lead(&flights);
@@ -424,7 +434,7 @@ mod tests {
     async fn a_leader_that_is_dropped_is_no_failure() {
         let flights = Flights::new();
         let leader = lead(&flights);
-        let mut follower = spawn(follow(&flights).wait(soon()));
+        let mut follower = spawn(waiting(follow(&flights)));
         assert_pending!(follower.poll());
         drop(leader);
         let Landing::Lead(next) = assert_ready!(follower.poll()) else {
@@ -465,6 +475,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_flight_that_was_left_behind_is_over_for_those_who_come_and_lands_for_those_who_wait()
+    {
+        let flights = Flights::new();
+        let leader = lead(&flights);
+        let mut waits = spawn(waiting(follow(&flights)));
+        follow(&flights).leave_behind();
+        let newer = lead(&flights);
+        leader.land(1);
+        assert!(matches!(assert_ready!(waits.poll()), Landing::Answer(1)));
+        drop(waits);
+        assert_eq!(flights.len(), 1);
+        newer.land(2);
+        assert_eq!((flights.len(), flights.waiters()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn as_many_wait_as_may_and_one_more_does_not() {
         let flights = Flights::new();
         let _leader = lead(&flights);
@@ -479,7 +505,7 @@ mod tests {
     async fn waiting_ends_at_the_deadline() {
         let flights = Flights::new();
         let _leader = lead(&flights);
-        let mut follower = spawn(follow(&flights).wait(soon()));
+        let mut follower = spawn(waiting(follow(&flights)));
         assert_pending!(follower.poll());
         tokio::time::advance(Duration::from_secs(11)).await;
         assert!(matches!(assert_ready!(follower.poll()), Landing::TimedOut));

@@ -33,16 +33,18 @@ use crate::{
 /// # Examples
 ///
 /// ```
+/// use std::convert::Infallible;
+///
 /// use http::{Request, Response};
 /// use http_body_util::Full;
 /// use tower::{Service, ServiceBuilder};
 /// use tower_response_cache::CacheLayer;
 ///
 /// # type Body = Full<bytes::Bytes>;
-/// # async fn example() -> Result<(), std::convert::Infallible> {
+/// # async fn example() -> Result<(), Infallible> {
 /// let mut service = ServiceBuilder::new()
 ///     .layer(CacheLayer::builder().build())
-///     .service_fn(|_: Request<Body>| async { Ok(Response::new(Body::default())) });
+///     .service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::default())) });
 /// let response = service.call(Request::new(Body::default())).await?;
 /// # let _ = response;
 /// # Ok(())

@@ -106,8 +106,9 @@ impl<S> Layer<S> for CacheLayer {
 
 /// As [`CacheLayer`], for a key that reads the request's body.
 ///
-/// The inner service gets the body as a [`ReplayBody`](crate::ReplayBody), which is why this is a type of its own:
-/// axum's, tonic's and hyper's services take any body.
+/// The inner service gets the body as a [`ReplayBody`](crate::ReplayBody), which is why this is a type of its own.
+/// Services that take any body stand inside as they are: axum's routes, a tonic server. One that takes a body of its own type
+/// only (tonic's `Channel`) needs `map_request(|request| request.map(Body::new))` in between.
 ///
 /// # Examples
 ///

@@ -1,4 +1,60 @@
-//! HTTP response caching for Tower services.
+//! HTTP response caching for Tower services: tags, purges with a guarantee, one flight a key.
+//!
+//! [`CacheLayer`] wraps any service: axum, tonic, hyper, a bare `service_fn`. It answers from memory what it can, runs the
+//! wrapped service once however many requests wait for the same answer, and gives the application a [`CacheHandle`] with
+//! which it purges by [`Tag`] what it has changed.
+//!
+//! ```
+//! use std::{convert::Infallible, time::Duration};
+//!
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use tower::{Layer, Service, service_fn};
+//! use tower_response_cache::{CacheLayer, CacheStatus, Tag, scope};
+//!
+//! const GREETINGS: Tag = Tag::new("greetings");
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let origin = service_fn(|_: Request<Full<Bytes>>| async {
+//!     scope::tag(GREETINGS);
+//!     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello"))))
+//! });
+//! let cache = CacheLayer::new(Duration::from_secs(60));
+//! let handle = cache.handle();
+//! let mut service = cache.layer(origin);
+//!
+//! let request = || Request::new(Full::default());
+//! service.call(request()).await?.into_body().collect().await?;
+//! let second = service.call(request()).await?;
+//! assert!(second.extensions().get::<CacheStatus>().unwrap().is_hit());
+//!
+//! handle.purge(GREETINGS).await?;
+//! let third = service.call(request()).await?;
+//! assert!(!third.extensions().get::<CacheStatus>().unwrap().is_hit());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | what is stored, and for how long | [`CacheLayer`], [`CacheLayerBuilder`] |
+//! | which requests share an answer | [`Key`] |
+//! | purging, and what it promises | [`CacheHandle::purge`] |
+//! | tags and lifetimes from deep inside a handler | [`scope`], [`CacheScope`] |
+//! | what was done with a request, and why | [`CacheStatus`], [`Reason`] |
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `axum` | the extractor [`CacheScope`], [`Tags`] beside a response's body, keys that `nest` cannot mix up |
+//! | `tracing` | a fill runs in the span of the request that began it |
+//!
+//! Neither is on by default.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "axum")]
@@ -44,3 +100,9 @@ pub use policy::TagHeader;
 pub use service::{BodyCache, Cache, ReplayBody};
 pub use status::{CacheStatus, Forward, Reason};
 pub use tags::{CacheScope, Tag, TagFamily, Tags, scope};
+
+/// Compiles the README's code.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

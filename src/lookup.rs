@@ -54,10 +54,12 @@ impl Lookup {
             if !entry.head.vary.matches(headers) {
                 continue;
             }
+            if !self.may_be_told(entry.head.for_authorized) {
+                forward = Forward::Request;
+                continue;
+            }
             forward = Forward::Stale;
-            if !self.may_be_told(entry.head.for_authorized)
-                || !config.shared.purges.is_valid(&entry.stamp, self.arrival)
-            {
+            if !config.shared.purges.is_valid(&entry.stamp, self.arrival) {
                 continue;
             }
             if let Some(ttl) = entry.head.fresh_for(now) {
@@ -68,14 +70,15 @@ impl Lookup {
         Found::Nothing(forward, Some(slot))
     }
 
-    /// Whether a response that this request waited for is for it, and was not purged before the request came.
-    pub(crate) fn may_have(&self, config: &Config, headers: &HeaderMap, told: &Told) -> bool {
-        self.may_be_told(told.head.for_authorized)
-            && told.head.vary.matches(headers)
-            && config
-                .shared
-                .purges
-                .may_share(told.birth.at(), &told.tags, self.arrival)
+    /// Whether a response that this request waited for is for it.
+    pub(crate) fn is_answered_by(&self, told: &Told, headers: &HeaderMap) -> bool {
+        self.may_be_told(told.head.for_authorized) && told.head.vary.matches(headers)
+    }
+
+    /// Whether no purge came between the call of its handler and this request.
+    pub(crate) fn may_share(&self, told: &Told, config: &Config) -> bool {
+        let purges = &config.shared.purges;
+        purges.may_share(told.in_flight.born(), &told.tags, self.arrival)
     }
 
     /// RFC 9111 §3.5: to a request with credentials, only what says that it may be shared with such.

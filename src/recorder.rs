@@ -15,9 +15,9 @@ use crate::{
     key::{Identity, KeyBytes},
     policy::Plan,
     recording::Recording,
-    shared::{Answer, Told, count},
+    shared::{Answer, InFlight, Told, count},
     status::{Forward, Reason},
-    tags::{Birth, CacheScope, Stamp},
+    tags::{CacheScope, Stamp},
 };
 
 /// The keys of one request.
@@ -58,9 +58,11 @@ pub(crate) struct Recorder {
     held: Held,
     scope: CacheScope,
     told: Arc<Told>,
-    content_length: Option<u64>,
+    /// What `Content-Length` and the body itself said of its length.
+    announced: [Option<u64>; 2],
     messages: Option<Messages>,
     store: bool,
+    read_along: bool,
     done: bool,
 }
 
@@ -76,7 +78,7 @@ impl Recorder {
     pub(crate) fn new(
         errand: Errand,
         scope: CacheScope,
-        birth: Arc<Birth>,
+        in_flight: Arc<InFlight>,
         plan: Plan,
         recording: Arc<Recording>,
         store: bool,
@@ -87,11 +89,12 @@ impl Recorder {
         let purges = &config.shared.purges;
         let mut tags: Vec<u64> = plan.tags.iter().map(|tag| purges.hash_tag(tag)).collect();
         tags.push(keys.request);
+        let announced = [plan.content_length, recording.exact_length()];
         let told = Arc::new(Told {
             head: Arc::new(plan.head),
             recording,
             tags: tags.into(),
-            birth,
+            in_flight,
         });
         Self {
             config,
@@ -99,9 +102,10 @@ impl Recorder {
             held,
             scope,
             told,
-            content_length: plan.content_length,
+            announced,
             messages: plan.grpc.then(Messages::default),
             store,
+            read_along: false,
             done: false,
         }
     }
@@ -112,21 +116,36 @@ impl Recorder {
 
     /// Lets those who wait read along, if the body's length is known: it is known to fit, too.
     pub(crate) fn let_read_along(&mut self) {
-        let known = self.content_length.is_some() || self.told.recording.length_known();
+        let known = self.announced.iter().any(Option::is_some);
         if let Some(leader) = self.held.leader.as_mut().filter(|_| known) {
             leader.announce(Answer::Told(self.told.clone()));
+            self.read_along = true;
         }
     }
 
-    /// The next data of the body. After `Stop` it is in the recording, and nothing more may be pushed.
-    pub(crate) fn data(&mut self, data: &Bytes) -> Record {
+    /// Whether others may be reading along.
+    pub(crate) fn is_read_along(&self) -> bool {
+        self.read_along
+    }
+
+    /// The next data of the body. After `Stop` they are in the recording, and nothing more may be pushed. The last are
+    /// told with the end: by then the response is stored, so that who has it all and asks again finds it.
+    pub(crate) fn data(&mut self, data: &Bytes, is_last: bool) -> Record {
+        let record = self.push(data);
+        if !is_last || record == Record::Stop {
+            self.told.recording.wake();
+        }
+        record
+    }
+
+    fn push(&mut self, data: &Bytes) -> Record {
         let follows_on = self
             .messages
             .as_mut()
             .is_none_or(|messages| messages.push(data));
         self.told.recording.push(data.clone());
         if !follows_on {
-            self.refuse(Reason::GrpcStatus);
+            self.refuse(Reason::GrpcStream);
             return Record::Stop;
         }
         if self.told.recording.bytes() > self.config.policy.max_body_bytes {
@@ -161,22 +180,27 @@ impl Recorder {
 
     /// The body has come to its end.
     pub(crate) fn finish(mut self, trailers: Option<HeaderMap>) {
+        self.end(trailers);
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) {
         self.done = true;
-        let bytes = self.told.recording.bytes() as u64;
-        // Shorter or longer than announced: nobody knows what is missing.
-        let cut_short = self
-            .content_length
-            .is_some_and(|announced| announced != bytes);
+        let leader = self.held.leader.take();
         let call_failed = self
             .messages
             .as_ref()
             .is_some_and(|messages| !messages.succeeded(trailers.as_ref()));
-        self.told.recording.finish(trailers.clone());
-        let leader = self.held.leader.take();
+        let cut_short = !self.is_as_long_as_announced();
+        // The tags are not all known, so that nobody can say whether it was purged.
+        let late = self.scope.was_late();
+        if self.store && !cut_short && !call_failed && !late {
+            // Stored before the end is told and the flight is over: who asks then finds the one or the other.
+            self.put(trailers.clone());
+        }
+        self.told.recording.finish(trailers);
         if cut_short || call_failed {
             leader.into_iter().for_each(Leader::fail);
-        } else if self.scope.was_late() {
-            // The tags are not all known, so that nobody can say whether this was purged.
+        } else if late {
             self.config
                 .shared
                 .refusals
@@ -185,19 +209,22 @@ impl Recorder {
                 .into_iter()
                 .for_each(|leader| leader.land(Answer::Refused));
         } else {
-            if self.store {
-                self.put(trailers);
-            }
-            // Stored first, so that who comes now finds either the flight or the entry.
             leader
                 .into_iter()
                 .for_each(|leader| leader.land(Answer::Told(self.told.clone())));
         }
     }
 
+    /// Shorter or longer than announced, nobody knows what is missing.
+    fn is_as_long_as_announced(&self) -> bool {
+        let bytes = self.told.recording.bytes() as u64;
+        let mut announced = self.announced.iter().flatten();
+        announced.all(|&length| length == bytes)
+    }
+
     fn put(&self, trailers: Option<HeaderMap>) {
         let shared = &self.config.shared;
-        let born = self.told.birth.at();
+        let born = self.told.in_flight.born();
         if !shared.purges.is_current(born, &self.told.tags) {
             return;
         }
@@ -206,7 +233,7 @@ impl Recorder {
             Head::clone(&self.told.head),
             recording.to_bytes(),
             trailers,
-            recording.length_known(),
+            recording.exact_length().is_some(),
             Stamp::new(born, self.told.tags.clone()),
             self.keys.key.len(),
         );
@@ -230,9 +257,15 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        if !self.done {
+        if self.done {
+            return;
+        }
+        // Some readers stop at the last announced byte, without asking whether more comes.
+        let all_came = self.announced[0].is_some() && self.is_as_long_as_announced();
+        if all_came && self.messages.is_none() && !std::thread::panicking() {
+            self.end(None);
+        } else {
             self.told.recording.break_off(BodyError::cut_short());
         }
-        self.config.shared.sweep_soon();
     }
 }

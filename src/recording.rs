@@ -59,11 +59,12 @@ impl Recording {
         self.lock().bytes
     }
 
-    /// Whether the body told its length in advance.
-    pub(crate) fn length_known(&self) -> bool {
-        self.hint.exact().is_some()
+    /// The length that the body told in advance, if it did.
+    pub(crate) fn exact_length(&self) -> Option<u64> {
+        self.hint.exact()
     }
 
+    /// Adds data; those who wait for them are to be [woken](Self::wake).
     pub(crate) fn push(&self, data: Bytes) {
         let mut state = self.lock();
         state.bytes += data.len();
@@ -76,7 +77,10 @@ impl Recording {
             state.seal_tail();
             state.chunks.push(data);
         }
-        state.wake();
+    }
+
+    pub(crate) fn wake(&self) {
+        self.lock().wake();
     }
 
     pub(crate) fn finish(&self, trailers: Option<HeaderMap>) {

@@ -75,7 +75,7 @@ where
                 .shared
                 .flights
                 .board(&flight, max_waiters, || self.look_again());
-            let follower = match boarding {
+            let mut follower = match boarding {
                 Boarding::Found(hit) => return Ok(self.hit(&hit)),
                 Boarding::Lead(leader) => return self.lead(flight, leader, deadline).await,
                 Boarding::Full if inside_a_fill => return self.pass(Reason::Reentrant).await,
@@ -84,13 +84,14 @@ where
             };
             match follower.wait(deadline).await {
                 Landing::Answer(Answer::Told(told)) => {
-                    if self
-                        .lookup
-                        .may_have(&self.config, &self.request.0.headers, &told)
-                    {
+                    if !self.lookup.is_answered_by(&told, &self.request.0.headers) {
+                        flight = self.flight_key(Some(&told.head.vary));
+                    } else if self.lookup.may_share(&told, &self.config) {
                         return Ok(reply::collapsed(&self.config, &told, self.forward));
+                    } else {
+                        // It may go on for long: those who come after the purge begin anew.
+                        follower.leave_behind();
                     }
-                    flight = self.flight_key(Some(&told.head.vary));
                 }
                 Landing::Answer(Answer::Refused) => {
                     return self.side_by_side(flight, Reason::NotShared).await;

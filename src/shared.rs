@@ -56,7 +56,30 @@ pub(crate) struct Told {
     pub(crate) recording: Arc<Recording>,
     pub(crate) tags: Box<[u64]>,
     /// Held by all who may still be given the response: no mark that concerns it is dropped meanwhile.
-    pub(crate) birth: Arc<Birth>,
+    pub(crate) in_flight: Arc<InFlight>,
+}
+
+/// A response between the call of its handler and the last who may be given it without its being stored.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    /// `None` while it is dropped.
+    birth: Option<Birth>,
+    born: u64,
+    shared: Arc<Shared>,
+}
+
+impl InFlight {
+    pub(crate) fn born(&self) -> u64 {
+        self.born
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // Marks that were kept for its sake may go now.
+        self.birth = None;
+        self.shared.sweep_soon();
+    }
 }
 
 /// A layer, as far as a purge by request needs it.
@@ -135,6 +158,16 @@ impl Shared {
     /// A place among the fills, if there is one now.
     pub(crate) fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
         self.fills.clone().try_acquire_owned().ok()
+    }
+
+    /// The inner service is about to be called: whatever was purged until now, the handler sees.
+    pub(crate) fn bear(self: &Arc<Self>) -> InFlight {
+        let birth = self.purges.bear();
+        InFlight {
+            born: birth.at(),
+            birth: Some(birth),
+            shared: self.clone(),
+        }
     }
 
     /// A fill begins that outlives its requester. `None` once the cache is shutting down.

@@ -228,6 +228,8 @@ pub enum Forward {
     VaryMiss,
     /// What is stored is past its lifetime, or was purged.
     Stale,
+    /// What is stored is not for requests that carry credentials.
+    Request,
 }
 
 impl Forward {
@@ -246,6 +248,7 @@ impl Forward {
             Self::UriMiss => "uri-miss",
             Self::VaryMiss => "vary-miss",
             Self::Stale => "stale",
+            Self::Request => "request",
         }
     }
 }
@@ -352,6 +355,8 @@ reasons! {
     NoLifetime = "no-lifetime",
     /// The call failed, by its gRPC status.
     GrpcStatus = "grpc-status",
+    /// The call is answered by more than one message.
+    GrpcStream = "grpc-stream",
     /// The response bears more tags than may be recorded.
     TooManyTags = "too-many-tags",
     /// The response bears a tag that is longer than may be recorded.

@@ -50,11 +50,14 @@ impl<B: Body> ReplayBody<B> {
         let Some(rest) = &mut self.rest else {
             return Poll::Ready(None);
         };
-        let frame = ready!(rest.as_mut().poll_frame(cx));
-        if rest.is_end_stream() || !matches!(frame, Some(Ok(_))) {
+        let Some(frame) = ready!(rest.as_mut().poll_frame(cx)) else {
+            self.rest = None;
+            return Poll::Ready(None);
+        };
+        if rest.is_end_stream() || frame.is_err() {
             self.rest = None;
         }
-        self.read.extend(frame.map(|frame| frame.map(to_bytes)));
+        self.read.push_back(frame.map(to_bytes));
         Poll::Ready(self.read.back().and_then(|frame| frame.as_ref().ok()))
     }
 
