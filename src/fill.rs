@@ -153,8 +153,14 @@ async fn run<S, ReqB, ResB>(
             let (rest, rest_of_body) = oneshot::channel();
             let reader = recorder.recording().reader();
             let response = head.map(|()| ResponseBody::led(reader, rest_of_body));
-            drop(reply.send(Ok(Ok(response))));
-            record(recorder, body, rest, deadline).await;
+            if body.is_end_stream() {
+                // Its requester is told at once, as it would be without a cache.
+                recorder.finish(None);
+                drop(reply.send(Ok(Ok(response))));
+            } else {
+                drop(reply.send(Ok(Ok(response))));
+                record(recorder, body, rest, deadline).await;
+            }
         }
         Concluded::Failed(error) => drop(reply.send(Ok(Err(error)))),
         Concluded::Panicked(panic) => drop(reply.send(Err(panic))),
@@ -349,6 +355,8 @@ async fn record<B>(
     let recording = recorder.recording().clone();
     let mut in_time = true;
     loop {
+        // A body that always has a frame, however small, leaves the thread to others now and then.
+        tokio::task::coop::consume_budget().await;
         let next = caught(poll_fn(|cx| body.as_mut().poll_frame(cx)));
         let polled = if in_time {
             timeout_at(deadline, next).await.ok()

@@ -83,6 +83,7 @@ mod shared;
 mod status;
 mod store;
 mod sweep;
+mod sync;
 mod tags;
 mod vary;
 

@@ -5,6 +5,8 @@
 pub(crate) enum Mutant {
     /// The fill takes its stamp when the handler has answered.
     StampAfterHandler,
+    /// The birth is read without seeing what came before the purge that it shows.
+    RelaxedBirth,
     /// A stored response is not held against the marks.
     NoCheckWhenReading,
     /// A response that was waited for is not held against the marks.

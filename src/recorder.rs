@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
@@ -128,22 +128,18 @@ impl Recorder {
         self.read_along
     }
 
-    /// The next data of the body. After `Stop` they are in the recording, and nothing more may be pushed. The last are
+    /// The next data of the body. After `Stop` they are in the recording, and nothing more may be given. The last are
     /// told with the end: by then the response is stored, so that who has it all and asks again finds it.
     pub(crate) fn data(&mut self, data: &Bytes, is_last: bool) -> Record {
-        let record = self.push(data);
-        if !is_last || record == Record::Stop {
-            self.told.recording.wake();
-        }
-        record
-    }
-
-    fn push(&mut self, data: &Bytes) -> Record {
         let follows_on = self
             .messages
             .as_mut()
             .is_none_or(|messages| messages.push(data));
-        self.told.recording.push(data.clone());
+        if is_last {
+            self.told.recording.hold_back(data.clone());
+        } else {
+            self.told.recording.push(data.clone());
+        }
         if !follows_on {
             self.refuse(Reason::GrpcStream);
             return Record::Stop;
@@ -159,6 +155,9 @@ impl Recorder {
     pub(crate) fn overdue(&mut self) {
         self.store = false;
         self.held.permit = None;
+        // The next ones need not wait for as long.
+        let refusals = &self.config.shared.refusals;
+        refusals.remember(&self.keys.flight, Reason::FillTimeout);
         if let Some(leader) = self.held.leader.take() {
             leader.give_up();
         }
@@ -260,9 +259,10 @@ impl Drop for Recorder {
         if self.done {
             return;
         }
-        // Some readers stop at the last announced byte, without asking whether more comes.
+        // Some readers stop at the last announced byte, without asking whether more comes; not if trailers are to come.
+        let trailers_follow = self.told.head.headers.contains_key(header::TRAILER);
         let all_came = self.announced[0].is_some() && self.is_as_long_as_announced();
-        if all_came && self.messages.is_none() && !std::thread::panicking() {
+        if all_came && !trailers_follow && self.messages.is_none() && !std::thread::panicking() {
             self.end(None);
         } else {
             self.told.recording.break_off(BodyError::cut_short());

@@ -31,6 +31,8 @@ struct State {
     chunks: Vec<Bytes>,
     /// Short frames, until they make a chunk.
     tail: BytesMut,
+    held_back: Bytes,
+    /// All of them together.
     bytes: usize,
     end: Option<End>,
     readers: usize,
@@ -64,23 +66,19 @@ impl Recording {
         self.hint.exact()
     }
 
-    /// Adds data; those who wait for them are to be [woken](Self::wake).
+    /// Adds data, for all to read.
     pub(crate) fn push(&self, data: Bytes) {
         let mut state = self.lock();
         state.bytes += data.len();
-        if data.len() < SHORT_BYTES {
-            if state.tail.len() + data.len() > SHORT_BYTES {
-                state.seal_tail();
-            }
-            state.tail.extend_from_slice(&data);
-        } else {
-            state.seal_tail();
-            state.chunks.push(data);
-        }
+        state.push(data);
+        state.wake();
     }
 
-    pub(crate) fn wake(&self) {
-        self.lock().wake();
+    /// Adds the last data, which are told together with the end.
+    pub(crate) fn hold_back(&self, data: Bytes) {
+        let mut state = self.lock();
+        state.bytes += data.len();
+        state.held_back = data;
     }
 
     pub(crate) fn finish(&self, trailers: Option<HeaderMap>) {
@@ -103,6 +101,7 @@ impl Recording {
             whole.extend_from_slice(chunk);
         }
         whole.extend_from_slice(&state.tail);
+        whole.extend_from_slice(&state.held_back);
         whole.into()
     }
 
@@ -137,6 +136,8 @@ impl Recording {
 
     fn end(&self, end: End) {
         let mut state = self.lock();
+        let last = std::mem::take(&mut state.held_back);
+        state.push(last);
         if state.end.is_none() {
             state.end = Some(end);
         }
@@ -149,6 +150,18 @@ impl Recording {
 }
 
 impl State {
+    fn push(&mut self, data: Bytes) {
+        if data.len() < SHORT_BYTES {
+            if self.tail.len() + data.len() > SHORT_BYTES {
+                self.seal_tail();
+            }
+            self.tail.extend_from_slice(&data);
+        } else {
+            self.seal_tail();
+            self.chunks.push(data);
+        }
+    }
+
     fn seal_tail(&mut self) {
         if !self.tail.is_empty() {
             let tail = self.tail.split().freeze();

@@ -311,6 +311,10 @@ reasons! {
     Cookie = "cookie",
     /// The request carries `Proxy-Authorization`, which is not in the key.
     ProxyAuthorization = "proxy-authorization",
+    /// A header asks for another method or target than the request line (`X-HTTP-Method-Override`, `X-Original-URL`).
+    Override = "override",
+    /// The request's `Forwarded` cannot be read.
+    Forwarded = "forwarded",
     /// A part of the key that has to be there is absent.
     KeyPart = "key-part",
     /// The key is longer than the limit.

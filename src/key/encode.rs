@@ -35,6 +35,7 @@ pub(super) enum Tag {
     Body = 17,
     Variant = 18,
     Authorized = 19,
+    Forwarded = 21,
 }
 
 pub(super) fn put(key: &mut KeyBytes, tag: Tag, value: &[u8]) {

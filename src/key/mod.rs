@@ -5,6 +5,7 @@
 
 mod cookie;
 mod encode;
+mod forwarded;
 mod query;
 
 use std::{borrow::Cow, fmt, marker::PhantomData, sync::Arc};
@@ -18,7 +19,8 @@ use query::Query;
 
 /// Which parts of a request make its key.
 ///
-/// Always in the key: the method (GET and HEAD share), scheme, authority and path, as they come. Chosen here: the
+/// Always in the key: the method (GET and HEAD share), scheme, authority and path, as they come, and the host and scheme
+/// that `Forwarded` and `X-Forwarded-*` tell, never the client's address. Chosen here: the
 /// query (all of it, unless you say otherwise), headers, cookies, and what a closure finds. Two requests have the same
 /// key exactly when all of these are equal, byte for byte; absent, empty and repeated values are different things.
 ///
@@ -337,6 +339,7 @@ impl<B> Key<B> {
         put(&mut key, Tag::Path, parts.uri.path().as_bytes());
         #[cfg(feature = "axum")]
         encode::original_uri(&mut key, parts);
+        forwarded::put_forwarded(&mut key, &parts.headers)?;
         self.query.encode(&mut key, parts.uri.query());
         for name in &self.headers {
             put(&mut key, Tag::Header, name.as_str().as_bytes());
@@ -348,8 +351,8 @@ impl<B> Key<B> {
         }
         for name in &self.cookies {
             put(&mut key, Tag::Cookie, name.as_bytes());
-            for value in cookie::values(&parts.headers, name) {
-                put(&mut key, Tag::Value, value);
+            for pair in cookie::named(&parts.headers, name) {
+                put(&mut key, Tag::Value, pair);
             }
         }
         for find in &self.custom {

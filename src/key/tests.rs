@@ -79,6 +79,37 @@ fn every_host_header_is_in_the_key() {
 }
 
 #[test]
+fn what_proxies_say_of_the_target_is_in_the_key_and_the_clients_address_is_not() {
+    let key = Key::new();
+    let of = |name: &'static str, value: &str| {
+        let headers = [(HeaderName::from_static(name), value)];
+        key.encode(&KeyPrefix::new("", None, 0), &parts("/", &headers), 8192)
+    };
+    let plain = of("accept", "x");
+    for (name, value) in [
+        ("x-forwarded-host", "evil.example"),
+        ("x-forwarded-proto", "http"),
+        ("forwarded", "host=evil.example"),
+        ("forwarded", "for=1.2.3.4;PROTO=http, for=5.6.7.8"),
+        ("forwarded", "for=\"[::1]:80\";host=\"a;b\""),
+    ] {
+        assert!(
+            of(name, value).is_ok_and(|key| Ok(key) != plain),
+            "{name}: {value}"
+        );
+    }
+    assert_eq!(of("x-forwarded-for", "1.2.3.4"), plain);
+    assert_eq!(of("forwarded", "for=1.2.3.4;by=10.0.0.1"), plain);
+    assert_ne!(of("forwarded", "host=a"), of("forwarded", "host=b"));
+    for broken in ["host", "for=1;\"host=a", "a b=1", "=x", "host=\"a\\\"b\""] {
+        assert_eq!(of("forwarded", broken), Err(Reason::Forwarded), "{broken}");
+    }
+    for name in ["x-http-method-override", "x-original-url", "x-rewrite-url"] {
+        assert_eq!(of(name, "/admin"), Err(Reason::Override));
+    }
+}
+
+#[test]
 fn only_the_chosen_parameters_split_the_cache() {
     let key = Key::new().query(["page", "sort"]);
     assert!(same(&key, "/?page=1&sort=a&utm=x", "/?sort=a&page=1"));
@@ -150,6 +181,8 @@ fn a_cookie_is_found_by_name_on_any_line() {
     assert_ne!(eu, of(&[(COOKIE, "region=eu; region=us")]));
     assert_ne!(of(&[]), of(&[(COOKIE, "region=")]));
     assert_ne!(eu, of(&[(COOKIE, "REGION=eu")]));
+    assert_ne!(of(&[(COOKIE, "region")]), of(&[(COOKIE, "region=")]));
+    assert_ne!(eu, of(&[(COOKIE, "region =eu")]));
 }
 
 #[test]

@@ -10,13 +10,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, RandomState},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError},
 };
 
-use crate::mutant::{Mutant, Mutants};
+use crate::{
+    mutant::{Mutant, Mutants},
+    sync::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock, RwLockReadGuard},
+};
 
 /// A tag, or the key of a request, as a keyed 64-bit hash: a collision purges too much, never too little.
 pub(crate) type TagHash = u64;
@@ -96,7 +96,7 @@ impl PurgeClock {
                 ..Marks::default()
             }),
             max_marks,
-            births: Mutex::default(),
+            births: Mutex::new(Births::new()),
             hasher: RandomState::new(),
             mutants: Mutants::default(),
         }
@@ -184,7 +184,12 @@ impl PurgeClock {
     pub(crate) fn bear(self: &Arc<Self>) -> Birth {
         let mut births = self.births();
         // `Acquire`: what the application wrote before a purge of this epoch is seen by the handler.
-        let at = self.epoch.load(Ordering::Acquire);
+        let order = if self.mutants.has(Mutant::RelaxedBirth) {
+            Ordering::Relaxed
+        } else {
+            Ordering::Acquire
+        };
+        let at = self.epoch.load(order);
         *births.entry(at).or_default() += 1;
         drop(births);
         Birth {

@@ -1,3 +1,6 @@
 //! Tests that need to look inside, or to switch on a deliberate fault.
 
+#[cfg(model)]
+mod model;
+#[cfg(not(model))]
 mod promise;

@@ -44,6 +44,7 @@ const FLOORS: &[&str] = &[
     "status",
     "error",
     "clock",
+    "sync",
 ];
 
 /// The dependencies that public signatures may name. All others are ours to change without a breaking release.

@@ -1,0 +1,190 @@
+//! The purge clock under a model checker: every interleaving, and every value that weak memory lets a thread see.
+//!
+//! `RUSTFLAGS="--cfg model" cargo test --lib --release model`
+//!
+//! A row in a database has a version, read and written without any ordering of its own. One thread changes it and purges its tag. One fills: it is born,
+//! reads the row, and stores what it read. One asks. Once the purge has returned, nobody who asks may be served the
+//! old version.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use loom::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use crate::{
+    mutant::Mutant,
+    tags::{PurgeClock, Stamp},
+};
+
+const TAG: u64 = 7;
+const OLD: u64 = 0;
+const NEW: u64 = 1;
+
+struct World {
+    clock: std::sync::Arc<PurgeClock>,
+    row: AtomicU64,
+    stored: Mutex<Option<Arc<(Stamp, u64)>>>,
+}
+
+impl World {
+    fn new(mutant: Option<Mutant>) -> Arc<Self> {
+        let clock = PurgeClock::new(8);
+        mutant.into_iter().for_each(|m| clock.mutants.switch_on(m));
+        Arc::new(Self {
+            clock: std::sync::Arc::new(clock),
+            row: AtomicU64::new(OLD),
+            stored: Mutex::new(None),
+        })
+    }
+
+    fn fill(&self) {
+        let birth = self.clock.bear();
+        let version = self.row.load(Ordering::Relaxed);
+        if self.clock.is_current(birth.at(), &[TAG]) {
+            let entry = (Stamp::new(birth.at(), [TAG].into()), version);
+            *self.stored.lock().unwrap() = Some(Arc::new(entry));
+        }
+    }
+
+    fn change(&self) {
+        self.row.store(NEW, Ordering::Relaxed);
+        self.clock.purge([TAG]);
+    }
+
+    fn ask(&self) -> Option<u64> {
+        let arrival = self.clock.arrive();
+        let entry = self.stored.lock().unwrap().clone()?;
+        self.clock.is_valid(&entry.0, arrival).then_some(entry.1)
+    }
+
+    fn sweep(&self) {
+        let sweep = self.clock.begin_sweep();
+        let mut stored = self.stored.lock().unwrap();
+        if let Some(entry) = &*stored
+            && !self.clock.is_current(entry.0.born(), entry.0.tags())
+        {
+            *stored = None;
+        }
+        drop(stored);
+        self.clock.end_sweep(&sweep);
+    }
+
+    fn must_not_be_old(&self) {
+        assert_ne!(self.ask(), Some(OLD), "a purged response was served");
+    }
+}
+
+fn explore(preemptions: Option<usize>, run: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = preemptions;
+    model.check(run);
+}
+
+/// Whether some interleaving breaks the promise.
+fn breaks(preemptions: Option<usize>, run: impl Fn() + Send + Sync + 'static) -> bool {
+    catch_unwind(AssertUnwindSafe(|| explore(preemptions, run))).is_err()
+}
+
+fn fill_against_purge(mutant: Option<Mutant>) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(mutant);
+        let filling = world.clone();
+        let fill = thread::spawn(move || filling.fill());
+        world.change();
+        world.must_not_be_old();
+        fill.join().unwrap();
+        world.must_not_be_old();
+    }
+}
+
+fn fill_against_purge_and_sweep(mutant: Option<Mutant>) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(mutant);
+        let filling = world.clone();
+        let fill = thread::spawn(move || filling.fill());
+        world.change();
+        world.sweep();
+        fill.join().unwrap();
+        world.must_not_be_old();
+        world.sweep();
+        world.must_not_be_old();
+    }
+}
+
+fn readers_against_purge_and_sweep(mutant: Option<Mutant>) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(mutant);
+        world.fill();
+        let (reading, sweeping) = (world.clone(), world.clone());
+        let purged = Arc::new(AtomicU64::new(0));
+        let seen = purged.clone();
+        // One who asks while it is purged: old or new, unless the purge had returned.
+        let reader = thread::spawn(move || {
+            let returned = seen.load(Ordering::Acquire) == 1;
+            let answer = reading.ask();
+            assert!(
+                !returned || answer != Some(OLD),
+                "a purged response was served"
+            );
+        });
+        let sweeper = thread::spawn(move || sweeping.sweep());
+        world.change();
+        purged.store(1, Ordering::Release);
+        world.must_not_be_old();
+        reader.join().unwrap();
+        sweeper.join().unwrap();
+        world.must_not_be_old();
+    }
+}
+
+// Invariants 36, 38: exhaustive for two threads.
+#[test]
+fn a_fill_that_races_a_purge_is_never_served_after_it() {
+    explore(None, fill_against_purge(None));
+}
+
+// Invariants 36, 38, 39, 41: exhaustive for two threads.
+#[test]
+fn a_mark_outlives_every_fill_that_it_concerns() {
+    explore(None, fill_against_purge_and_sweep(None));
+}
+
+// Invariants 36, 39, 41: three threads, up to four preemptions.
+#[test]
+fn who_asks_while_it_is_purged_and_swept_is_never_served_what_is_purged() {
+    explore(Some(4), readers_against_purge_and_sweep(None));
+}
+
+#[test]
+fn a_birth_read_without_order_would_show() {
+    assert!(breaks(None, fill_against_purge(Some(Mutant::RelaxedBirth))));
+}
+
+#[test]
+fn no_check_when_reading_would_show() {
+    assert!(breaks(
+        None,
+        fill_against_purge(Some(Mutant::NoCheckWhenReading))
+    ));
+}
+
+#[test]
+fn a_mark_dropped_too_early_would_show() {
+    assert!(breaks(
+        None,
+        fill_against_purge_and_sweep(Some(Mutant::MarkDroppedTooEarly))
+    ));
+}
+
+#[test]
+fn a_sweep_that_a_reader_does_not_notice_would_show() {
+    assert!(breaks(
+        Some(4),
+        readers_against_purge_and_sweep(Some(Mutant::SweepNotNoticed))
+    ));
+}
