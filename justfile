@@ -12,6 +12,10 @@ test:
 fmt:
     bash .ci/run fmt
 
+# The purge clock under loom
+model:
+    bash .ci/run model
+
 # clippy on everything, warnings denied
 lint:
     bash .ci/run lint

@@ -54,7 +54,6 @@ static ALLOCATOR: Counting = Counting;
 
 type Body = Full<Bytes>;
 
-const ROUNDS: usize = 60;
 const BATCH: usize = 500;
 
 fn main() {
@@ -63,6 +62,12 @@ fn main() {
         .build()
         .expect("a runtime");
     let _entered = runtime.enter();
+    // `cargo test` runs it once, to see that it works.
+    let rounds = if std::env::args().any(|arg| arg == "--bench") {
+        60
+    } else {
+        1
+    };
     for (name, bytes) in [("1 KiB", 1 << 10), ("64 KiB", 1 << 16), ("1 MiB", 1 << 20)] {
         println!("\nbody of {name}");
         println!(
@@ -70,14 +75,14 @@ fn main() {
             "", "ns", "allocations", "x floor", "x bare"
         );
         let mut cases = cases(bytes, &runtime);
-        for round in 0..ROUNDS + 3 {
+        for round in 0..rounds + 3 {
             // The first rounds warm up.
             cases.iter_mut().for_each(|case| case.run(round >= 3));
         }
         let (floor, bare) = (cases[1].median(), cases[0].median());
         for case in &mut cases {
             let median = case.median();
-            let allocations = case.allocations as f64 / (ROUNDS * case.batch) as f64;
+            let allocations = case.allocations as f64 / (rounds * case.batch) as f64;
             println!(
                 "{:<44}{median:>10.0}{allocations:>14.1}{:>12.2}{:>12.2}",
                 case.name,

@@ -120,21 +120,24 @@ pub(crate) struct Layered<K> {
 }
 
 impl<K> Layered<K> {
-    /// The key of a request's head, and what it leaves open of who asks.
-    pub(crate) fn key(&self, parts: &request::Parts) -> Result<(KeyBytes, Identity), Reason> {
+    /// Makes the key of a request's head, and says what it leaves open of who asks.
+    pub(crate) fn key(
+        &self,
+        parts: &request::Parts,
+        key: &mut KeyBytes,
+    ) -> Result<Identity, Reason> {
         let identity = self.key.identity(&parts.headers)?;
-        let key = self
-            .key
-            .encode(&self.config.prefix, parts, self.config.policy.max_key_bytes)?;
-        Ok((key, identity))
+        let limit = self.config.policy.max_key_bytes;
+        self.key.encode(&self.config.prefix, parts, limit, key)?;
+        Ok(identity)
     }
 }
 
 impl<K: Send + Sync + std::fmt::Debug> Keyed for Layered<K> {
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
-        let key = self
-            .key
-            .encode(&self.config.prefix, parts, self.config.policy.max_key_bytes);
-        key.ok().map(|key| key.to_vec())
+        let mut key = KeyBytes::new();
+        let limit = self.config.policy.max_key_bytes;
+        let encoded = self.key.encode(&self.config.prefix, parts, limit, &mut key);
+        encoded.ok().map(|()| key.to_vec())
     }
 }

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderMap;
+use http::{HeaderMap, request};
 use tokio::time::Instant;
 
 use crate::{
-    config::Config,
+    config::{Config, Layered},
     entry::Entry,
     key::{self, Identity, KeyBytes},
     shared::Told,
-    status::Forward,
+    status::{Forward, Reason},
     store::Slot,
     tags::Arrival,
     vary::Vary,
@@ -43,6 +43,31 @@ pub(crate) struct Hit {
 }
 
 impl Lookup {
+    /// Of a request that comes now, and whose key is still to be made.
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            key: KeyBytes::new(),
+            head_bytes: 0,
+            identity: Identity::None,
+            arrival: config.shared.purges.arrive(),
+        }
+    }
+
+    /// Makes the key of a request's head.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which it has none.
+    pub(crate) fn make_key<K>(
+        &mut self,
+        layered: &Layered<K>,
+        parts: &request::Parts,
+    ) -> Result<(), Reason> {
+        self.identity = layered.key(parts, &mut self.key)?;
+        self.head_bytes = self.key.len();
+        Ok(())
+    }
+
     /// Looks for a response that is for this request, fresh, and not purged.
     pub(crate) fn look(&self, config: &Config, headers: &HeaderMap) -> Found {
         let Some(slot) = config.shared.memory.get(&self.key) else {

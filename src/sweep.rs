@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep};
 use crate::{entry::Entry, shared::Shared};
 
 /// How many entries are looked at before others get the core.
-const SLICE: usize = 1024;
+const SLICE: usize = 256;
 
-/// Between slices the sweep rests for this many times as long as the slice took: a fifth of a core at the most.
-const REST: u32 = 4;
+/// Between slices the sweep rests for this many times as long as the slice took: half a core at the most.
+const REST: u32 = 1;
 
 impl Shared {
     /// Starts a sweep if one is wanted and none runs. Outside a runtime none is started: the next purge or fill

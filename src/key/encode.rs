@@ -83,8 +83,9 @@ impl KeyPrefix {
         Self(key)
     }
 
-    pub(super) fn start(&self) -> KeyBytes {
-        KeyBytes::from_slice(&self.0)
+    pub(super) fn start(&self, key: &mut KeyBytes) {
+        key.clear();
+        key.extend_from_slice(&self.0);
     }
 }
 

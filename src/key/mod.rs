@@ -317,7 +317,7 @@ impl<B> Key<B> {
         Ok(identity)
     }
 
-    /// The key of a request, as far as its head goes.
+    /// The key of a request, as far as its head goes, into a place of the caller's: it is too large to be moved about.
     ///
     /// # Errors
     ///
@@ -327,42 +327,43 @@ impl<B> Key<B> {
         prefix: &KeyPrefix,
         parts: &Parts,
         limit: usize,
-    ) -> Result<KeyBytes, Reason> {
+        key: &mut KeyBytes,
+    ) -> Result<(), Reason> {
         if parts.uri.path().len() > limit {
             return Err(Reason::KeyTooLong);
         }
-        let mut key = prefix.start();
-        encode::method(&mut key, &parts.method);
+        prefix.start(key);
+        encode::method(key, &parts.method);
         if !self.ignore_authority {
-            encode::authority(&mut key, parts);
+            encode::authority(key, parts);
         }
-        put(&mut key, Tag::Path, parts.uri.path().as_bytes());
+        put(key, Tag::Path, parts.uri.path().as_bytes());
         #[cfg(feature = "axum")]
-        encode::original_uri(&mut key, parts);
-        forwarded::put_forwarded(&mut key, &parts.headers)?;
-        self.query.encode(&mut key, parts.uri.query());
+        encode::original_uri(key, parts);
+        forwarded::put_forwarded(key, &parts.headers)?;
+        self.query.encode(key, parts.uri.query());
         for name in &self.headers {
-            put(&mut key, Tag::Header, name.as_str().as_bytes());
+            put(key, Tag::Header, name.as_str().as_bytes());
             let values = parts.headers.get_all(name);
-            put_count(&mut key, values.iter().count());
+            put_count(key, values.iter().count());
             for value in values {
-                put(&mut key, Tag::Value, value.as_bytes());
+                put(key, Tag::Value, value.as_bytes());
             }
         }
         for name in &self.cookies {
-            put(&mut key, Tag::Cookie, name.as_bytes());
+            put(key, Tag::Cookie, name.as_bytes());
             for pair in cookie::named(&parts.headers, name) {
-                put(&mut key, Tag::Value, pair);
+                put(key, Tag::Value, pair);
             }
         }
         for find in &self.custom {
             let found = find(parts).ok_or(Reason::KeyPart)?;
-            put(&mut key, Tag::Custom, &found);
+            put(key, Tag::Custom, &found);
         }
         if key.len() > limit {
             return Err(Reason::KeyTooLong);
         }
-        Ok(key)
+        Ok(())
     }
 }
 

@@ -91,21 +91,13 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let config = &self.layered.config;
         let (parts, body) = request.into_parts();
-        let keyed =
-            policy::admit(&parts, !body.is_end_stream()).and_then(|()| self.layered.key(&parts));
-        let (key, identity) = match keyed {
-            Ok(keyed) => keyed,
-            Err(reason) => {
-                let request = Request::from_parts(parts, body);
-                return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
-            }
-        };
-        let lookup = Lookup {
-            head_bytes: key.len(),
-            key,
-            identity,
-            arrival: config.shared.purges.arrive(),
-        };
+        let mut lookup = Lookup::new(config);
+        let admitted = policy::admit(&parts, !body.is_end_stream())
+            .and_then(|()| lookup.make_key(&self.layered, &parts));
+        if let Err(reason) = admitted {
+            let request = Request::from_parts(parts, body);
+            return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
+        }
         match lookup.look(config, &parts.headers) {
             Found::Fresh(hit) => ResponseFuture::hit(reply::hit(config, &hit, parts)),
             // A HEAD is forwarded as it is, and fills nothing: its answer has no body to store.

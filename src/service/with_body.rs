@@ -83,26 +83,17 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let body = ReplayBody::unread(body);
-        let keyed = policy::admit_grpc(&parts).and_then(|()| self.layered.key(&parts));
+        let mut lookup = Lookup::new(&self.layered.config);
+        let admitted =
+            policy::admit_grpc(&parts).and_then(|()| lookup.make_key(&self.layered, &parts));
         let inner = self.inner.clone();
-        match keyed {
-            Ok((key, identity)) => {
-                let lookup = Lookup {
-                    head_bytes: key.len(),
-                    key,
-                    identity,
-                    arrival: self.layered.config.shared.purges.arrive(),
-                };
-                let layered = self.layered.clone();
-                ResponseFuture::long_way(Box::pin(respond(
-                    layered,
-                    inner,
-                    Request::from_parts(parts, body),
-                    lookup,
-                )))
+        let request = Request::from_parts(parts, body);
+        match admitted {
+            Ok(()) => {
+                let way = respond(self.layered.clone(), inner, request, lookup);
+                ResponseFuture::long_way(Box::pin(way))
             }
             Err(reason) => {
-                let request = Request::from_parts(parts, body);
                 ResponseFuture::pass(inner, request, self.layered.config.clone(), reason)
             }
         }
