@@ -132,11 +132,8 @@ async fn list(
     let before = listing.page.map_or(0, |page| page.get() - 1);
     let sorted = sorted(&shop.products(), listing.sort);
     shop.render().await;
-    let page: Vec<_> = sorted
-        .into_iter()
-        .skip(before.saturating_mul(PAGE))
-        .take(PAGE)
-        .collect();
+    let rest = sorted.into_iter().skip(before.saturating_mul(PAGE));
+    let page: Vec<_> = rest.take(PAGE).collect();
     let shown = page.iter().map(|product| PRODUCT.tag(product.id));
     (shown.chain([PRODUCTS]).collect(), Json(page))
 }
@@ -172,12 +169,12 @@ async fn add(
 }
 
 async fn stats(State(shop): State<Shop>) -> Json<Value> {
-    let cache = shop.cache.stats();
+    let (renders, cache) = (shop.renders.load(Ordering::Relaxed), shop.cache.stats());
     let cache = json!({
         "hits": cache.hits, "misses": cache.misses, "collapsed": cache.collapsed,
         "purges": cache.purges, "entries": cache.entries, "bytes": cache.bytes,
     });
-    Json(json!({ "renders": shop.renders.load(Ordering::Relaxed), "cache": cache }))
+    Json(json!({ "renders": renders, "cache": cache }))
 }
 
 #[tokio::main]
@@ -185,11 +182,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(listen_address()).await?;
     println!("listening on http://{}", listener.local_addr()?);
 
-    let key = Key::new().query(["page", "sort"]);
-    let cache = CacheLayer::builder()
-        .key(key)
-        .ttl(Duration::from_secs(60))
-        .build();
+    let cache = CacheLayer::builder().key(Key::new().query(["page", "sort"]));
+    let cache = cache.ttl(Duration::from_secs(60)).build();
     let handle = cache.handle();
     let app = Router::new()
         .route("/products", get(list).post(add))

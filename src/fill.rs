@@ -111,9 +111,12 @@ where
             Concluded::Passed(response) => Ok(response),
             Concluded::Recorded {
                 head,
-                recorder,
+                mut recorder,
                 body,
-            } => Ok(head.map(|()| ResponseBody::recorded(body, recorder, scope))),
+            } => {
+                recorder.give_up_place();
+                Ok(head.map(|()| ResponseBody::recorded(body, recorder, scope)))
+            }
             Concluded::Failed(error) => Err(error),
             Concluded::Panicked(panic) => resume_unwind(panic),
         }

@@ -114,6 +114,11 @@ impl Recorder {
         &self.told.recording
     }
 
+    /// Gives up its place among the fills: from now on it is its requester who takes the time.
+    pub(crate) fn give_up_place(&mut self) {
+        self.held.permit = None;
+    }
+
     /// Lets those who wait read along, if the body's length is known: it is known to fit, too.
     pub(crate) fn let_read_along(&mut self) {
         let known = self.announced.iter().any(Option::is_some);
