@@ -211,6 +211,7 @@ mod tests {
         )
     }
 
+    // Invariants 16, 20.
     #[tokio::test(start_paused = true)]
     async fn it_is_fresh_while_its_lifetime_is_greater_than_its_age() {
         let head = head(&[("age", "7")], Duration::from_secs(10));
@@ -224,6 +225,7 @@ mod tests {
         );
     }
 
+    // Invariant 19.
     #[tokio::test]
     async fn a_lifetime_of_any_length_is_only_compared() {
         let head = head(&[], Duration::MAX);
@@ -253,6 +255,7 @@ mod tests {
         assert_eq!(delta_seconds(b"007"), Some(7));
     }
 
+    // Invariant 6.
     #[test]
     fn what_concerned_one_requester_is_not_kept() {
         let head = head(

@@ -360,6 +360,7 @@ mod tests {
         Instant::now() + Duration::from_secs(10)
     }
 
+    // Invariant 25.
     #[tokio::test(start_paused = true)]
     async fn those_who_wait_get_the_answer_and_the_flight_is_over() {
         let flights = Flights::new();
@@ -395,6 +396,7 @@ mod tests {
         assert_eq!(flights.len(), 0);
     }
 
+    // Invariant 30.
     #[tokio::test(start_paused = true)]
     async fn after_a_failure_one_of_those_who_wait_leads_and_after_the_second_nobody() {
         let flights = Flights::new();
@@ -430,6 +432,7 @@ mod tests {
         assert!(matches!(assert_ready!(follower.poll()), Landing::Answer(9)));
     }
 
+    // Invariant 26.
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_is_dropped_is_no_failure() {
         let flights = Flights::new();
@@ -461,6 +464,7 @@ mod tests {
         assert_eq!((flights.len(), flights.waiters()), (0, 0));
     }
 
+    // Invariant 26.
     #[tokio::test(start_paused = true)]
     async fn an_old_guard_leaves_a_newer_flight_alone() {
         let flights = Flights::new();

@@ -2,8 +2,8 @@
 
 use http::HeaderMap;
 
-/// A flag for compression, and the length in four bytes.
-const PREFIX_BYTES: usize = 5;
+/// What stands before a message: a flag for compression, and the length in four bytes.
+pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// Counts the messages of a body as it comes in.
 #[derive(Debug, Default)]

@@ -35,6 +35,7 @@ fn same(key: &Key, a: &str, b: &str) -> bool {
     encoded(key, &parts(a, &[])) == encoded(key, &parts(b, &[]))
 }
 
+// Invariant 8.
 #[test]
 fn the_default_key_is_the_whole_target_byte_for_byte() {
     let key = Key::new();
@@ -88,6 +89,7 @@ fn every_host_header_is_in_the_key() {
     );
 }
 
+// Invariant 14.
 #[test]
 fn what_proxies_say_of_the_target_is_in_the_key_and_the_clients_address_is_not() {
     let key = Key::new();
@@ -144,6 +146,7 @@ fn only_the_chosen_parameters_split_the_cache() {
     }
 }
 
+// Invariant 10.
 #[test]
 fn a_query_that_readers_may_take_apart_differently_is_keyed_whole() {
     let key = Key::new().query(["q"]);
@@ -163,6 +166,7 @@ fn all_but_some_parameters() {
     assert!(same(&key, "/?utm_source=x", "/"));
 }
 
+// Invariant 7.
 #[test]
 fn absent_empty_repeated_and_joined_headers_are_different_things() {
     let key = Key::new().header(ACCEPT);
@@ -266,6 +270,7 @@ fn a_key_at_the_limit_is_made_and_one_past_it_is_not() {
     );
 }
 
+// Invariant 8.
 #[test]
 fn namespaces_and_layers_are_apart() {
     let (key, request) = (Key::new(), parts("/", &[]));

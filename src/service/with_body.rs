@@ -20,7 +20,7 @@ use crate::{
     config::Layered,
     error::BoxError,
     future::ResponseFuture,
-    grpc::Messages,
+    grpc::{Messages, PREFIX_BYTES},
     key,
     lookup::{Found, Lookup},
     policy, reply,
@@ -150,8 +150,6 @@ struct Message {
     flag: u8,
     bytes: Vec<u8>,
 }
-
-const PREFIX_BYTES: usize = 5;
 
 /// After a whole message, the end of a unary call's body follows at once; a stream's does not, and must not be waited for.
 const END_FOLLOWS: Duration = Duration::from_millis(50);

@@ -335,6 +335,7 @@ mod tests {
         clock.end_sweep(&sweep);
     }
 
+    // Invariant 36.
     #[test]
     fn a_purge_invalidates_what_was_born_before_it_and_bears_its_tag() {
         let clock = clock();
@@ -362,6 +363,7 @@ mod tests {
         assert!(clock.is_valid(&Stamp::new(clock.bear().at(), [].into()), clock.arrive()));
     }
 
+    // Invariants 38, 41.
     #[test]
     fn marks_go_with_the_sweep_and_wait_for_older_fills() {
         let clock = clock();
@@ -383,6 +385,7 @@ mod tests {
         assert!(!clock.wants_sweep());
     }
 
+    // Invariants 36, 39.
     #[test]
     fn a_reader_that_a_sweep_overtook_finds_nothing_valid() {
         let clock = clock();
@@ -413,6 +416,7 @@ mod tests {
         );
     }
 
+    // Invariants 41, 57.
     #[test]
     fn marks_at_the_limit_stay_and_one_past_it_raises_the_floor() {
         let clock = clock();
@@ -442,6 +446,7 @@ mod tests {
         assert!(!clock.is_valid(&other, clock.arrive()));
     }
 
+    // Invariant 37.
     #[test]
     fn one_who_waited_is_given_nothing_purged_before_it_came() {
         let clock = clock();
