@@ -24,6 +24,7 @@ use crate::{
     status::{CacheStatus, Forward, Reason},
     store::Slot,
     tags::scope,
+    vary::Vary,
 };
 
 /// A request that was looked for and not found.
@@ -62,7 +63,7 @@ where
             return self.side_by_side(flight, reason).await;
         }
         // Code inside a fill may lead, and never waits: so no two can wait for each other.
-        let inside_a_fill = scope::CURRENT.try_with(|_| ()).is_ok();
+        let inside_a_fill = scope::inside_a_fill();
         let max_waiters = if inside_a_fill {
             0
         } else {
@@ -82,33 +83,35 @@ where
                 Boarding::Full => return self.pass(Reason::TooManyWaiters).await,
                 Boarding::Follow(follower) => follower,
             };
-            match follower.wait(deadline).await {
-                Landing::Answer(Answer::Told(told)) => {
-                    if !self.lookup.is_answered_by(&told, &self.request.0.headers) {
-                        flight = self.flight_key(Some(&told.head.vary));
-                    } else if self.lookup.may_share(&told, &self.config) {
-                        return Ok(reply::collapsed(&self.config, &told, self.forward));
-                    } else {
-                        // It may go on for long: those who come after the purge begin anew.
-                        follower.leave_behind();
-                    }
+            let landing = follower.wait(deadline).await;
+            if let Landing::Answer(Answer::Told(told)) = &landing {
+                if !self.lookup.is_answered_by(told, &self.request.0.headers) {
+                    flight = self.flight_key(Some(&told.head.vary));
+                } else if self.lookup.may_share(told, &self.config) {
+                    return Ok(reply::collapsed(&self.config, told, self.forward));
+                } else {
+                    // It may go on for long: those who come after the purge begin anew.
+                    follower.leave_behind();
                 }
-                Landing::Answer(Answer::Refused) => {
-                    return self.side_by_side(flight, Reason::NotShared).await;
-                }
-                Landing::Lead(leader) => return self.lead(flight, leader, deadline).await,
+                continue;
+            }
+            // It waits no more, and must not be counted on.
+            drop(follower);
+            return match landing {
+                Landing::Lead(leader) => self.lead(flight, leader, deadline).await,
+                Landing::Answer(_) => self.side_by_side(flight, Reason::NotShared).await,
                 Landing::Over => {
                     // The calls before this one failed: not everybody at once.
                     let permit = self.config.shared.permit(deadline).await;
-                    return self.alone(flight, permit).await;
+                    self.alone(flight, permit).await
                 }
-                Landing::TimedOut => return self.pass(Reason::WaitTimeout).await,
-            }
+                Landing::TimedOut => self.pass(Reason::WaitTimeout).await,
+            };
         }
         self.pass(Reason::NotShared).await
     }
 
-    fn flight_key(&self, vary: Option<&crate::vary::Vary>) -> KeyBytes {
+    fn flight_key(&self, vary: Option<&Vary>) -> KeyBytes {
         self.lookup.flight_key(&self.request.0.headers, vary)
     }
 
@@ -138,7 +141,7 @@ where
         deadline: Instant,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let shared = self.config.shared.clone();
-        let inside_a_fill = scope::CURRENT.try_with(|_| ()).is_ok();
+        let inside_a_fill = scope::inside_a_fill();
         // Inside a fill, whose own place may be the last one, nobody waits for a place.
         let permit = if inside_a_fill {
             shared.try_permit()

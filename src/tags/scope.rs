@@ -31,6 +31,11 @@ tokio::task_local! {
     pub(crate) static CURRENT: CacheScope;
 }
 
+/// Whether this code runs inside a fill, as far as its task knows.
+pub(crate) fn inside_a_fill() -> bool {
+    CURRENT.try_with(|_| ()).is_ok()
+}
+
 /// Tags the response that is being built.
 ///
 /// # Examples
