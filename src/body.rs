@@ -13,7 +13,7 @@ use pin_project::pin_project;
 use tokio::sync::oneshot;
 
 use crate::{
-    entry::Entry,
+    entry::{Entry, shared_trailers},
     error::{BodyError, BoxError},
     recorder::{Record, Recorder},
     recording::{Reader, Step},
@@ -165,7 +165,9 @@ where
                     return Poll::Ready(frame);
                 }
                 KindProjection::Rest { body } => return poll_inner(body.as_mut(), cx),
-                KindProjection::Followed { reader } => return reader.poll_step(cx).map(frame_of),
+                KindProjection::Followed { reader } => {
+                    return reader.poll_step(cx).map(frame_of).map(without_the_leaders);
+                }
                 KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
                     Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
                         Ok(body) => kind.set(Kind::Rest { body }),
@@ -229,6 +231,15 @@ fn frame_of(step: Step) -> Polled {
         Step::HandedOver => Some(Err(BodyError::cut_short())),
         Step::End => None,
     }
+}
+
+/// What those who follow are told: of the trailers, what is not the leader's alone.
+fn without_the_leaders(frame: Polled) -> Polled {
+    let shared = |frame: Frame<Bytes>| match frame.into_trailers() {
+        Ok(trailers) => Frame::trailers(shared_trailers(&trailers)),
+        Err(frame) => frame,
+    };
+    frame.map(|frame| frame.map(shared))
 }
 
 /// Tells the recorder what its requester is about to be told. Some readers stop at the last byte of a body whose

@@ -2,11 +2,23 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
 
 /// A point in time so far away that nobody waits for it stands for those that cannot be told.
 pub(crate) fn deadline_in(duration: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
     let now = Instant::now();
     now.checked_add(duration).unwrap_or(now + FAR)
+}
+
+/// The future's output, or `None` if the deadline comes first. Outside a runtime there is nothing that would tell the
+/// time, and no deadline.
+pub(crate) async fn before<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
+    if Handle::try_current().is_err() {
+        return Some(future.await);
+    }
+    timeout_at(deadline, future).await.ok()
 }

@@ -133,11 +133,20 @@ impl<K> Layered<K> {
     }
 }
 
-impl<K: Send + Sync + std::fmt::Debug> Keyed for Layered<K> {
+/// A layer's key, without the rest of the layer.
+#[derive(Debug)]
+pub(crate) struct KeyMaker<K> {
+    pub(crate) prefix: KeyPrefix,
+    pub(crate) key: Key<K>,
+    pub(crate) max_key_bytes: usize,
+}
+
+impl<K: Send + Sync + std::fmt::Debug> Keyed for KeyMaker<K> {
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
         let mut key = KeyBytes::new();
-        let limit = self.config.policy.max_key_bytes;
-        let encoded = self.key.encode(&self.config.prefix, parts, limit, &mut key);
+        let encoded = self
+            .key
+            .encode(&self.prefix, parts, self.max_key_bytes, &mut key);
         encoded.ok().map(|()| key.to_vec())
     }
 }

@@ -161,14 +161,28 @@ fn without_one_requesters(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(headers.keys_len() + 1);
     for (name, value) in headers {
         if !CONNECTION.contains(name) && !ONE_REQUEST.contains(name) && !named.contains(name) {
-            kept.append(name.clone(), value.clone());
+            kept.append(name.clone(), of_its_own(value));
         }
     }
     kept
 }
 
+/// A value in memory of its own: as it came, it may be a slice of a connection's buffer, and keep all of that alive.
+fn of_its_own(value: &HeaderValue) -> HeaderValue {
+    let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+    copy.set_sensitive(value.is_sensitive());
+    copy
+}
+
+/// The trailers that others may have too.
+pub(crate) fn shared_trailers(trailers: &HeaderMap) -> HeaderMap {
+    let mut shared = without_one_requesters(trailers);
+    shared.remove(header::SET_COOKIE);
+    shared
+}
+
 /// RFC 9111 §5.1: the first member of the first line, or nothing if that is not a number.
-fn age(headers: &HeaderMap) -> u64 {
+pub(crate) fn age(headers: &HeaderMap) -> u64 {
     let Some(line) = headers.get(header::AGE) else {
         return 0;
     };

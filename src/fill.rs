@@ -11,15 +11,12 @@ use std::{
 
 use http::{HeaderMap, Request, Response, request};
 use http_body::{Body, Frame};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, time::Instant};
 use tower_service::Service;
 
 use crate::{
     body::{ResponseBody, to_bytes},
-    clock::deadline_in,
+    clock::{before, deadline_in},
     config::Config,
     error::{BodyError, BoxError},
     flight::{Leader, Opinion},
@@ -300,7 +297,7 @@ impl Held {
         requester_left: impl Future<Output = ()>,
     ) -> Option<(Result<F::Output, Panic>, bool)> {
         let mut call = pin!(caught(call));
-        if let Ok(called) = timeout_at(deadline, call.as_mut()).await {
+        if let Some(called) = before(deadline, call.as_mut()).await {
             return Some((called, true));
         }
         self.permit = None;
@@ -362,7 +359,7 @@ async fn record<B>(
         tokio::task::coop::consume_budget().await;
         let next = caught(poll_fn(|cx| body.as_mut().poll_frame(cx)));
         let polled = if in_time {
-            timeout_at(deadline, next).await.ok()
+            before(deadline, next).await
         } else {
             match unless(recording.unread(), next).await {
                 Some(polled) => Some(polled),
@@ -373,9 +370,8 @@ async fn record<B>(
             in_time = false;
             recorder.overdue();
             if !recorder.is_read_along() {
-                recorder.hand_over();
                 drop(rest.send(body));
-                return;
+                return recorder.hand_over();
             }
             continue;
         };
@@ -392,9 +388,8 @@ async fn record<B>(
                     Record::On if is_last => return recorder.finish(None),
                     Record::On => {}
                     Record::Stop => {
-                        recorder.hand_over();
                         drop(rest.send(body));
-                        return;
+                        return recorder.hand_over();
                     }
                 }
             }

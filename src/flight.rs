@@ -10,10 +10,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::watch, time::Instant};
+
+use crate::clock::before;
 
 /// The flights of one cache, by key.
 #[derive(Debug)]
@@ -287,10 +286,10 @@ impl<T: Clone> Follower<T> {
                 }
                 Signal::Flying => {}
             }
-            match timeout_at(deadline, self.signals.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Landing::Over,
-                Err(_) => return Landing::TimedOut,
+            match before(deadline, self.signals.changed()).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) => return Landing::Over,
+                None => return Landing::TimedOut,
             }
         }
     }

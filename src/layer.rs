@@ -6,13 +6,13 @@ use http::{StatusCode, request};
 use tower_layer::Layer;
 
 use crate::{
-    config::{Config, FillMode, Layered, Report, Waiting},
+    config::{Config, FillMode, KeyMaker, Layered, Report, Waiting},
     error::BuildError,
     handle::CacheHandle,
     key::{self, Head, Key, KeyPrefix},
     policy::{Policy, TagHeader},
     service::{BodyCache, Cache},
-    shared::Keyed,
+    shared::Enrolled,
     status::StatusName,
     tags::Tags,
 };
@@ -529,8 +529,16 @@ impl<B: Send + Sync + fmt::Debug + 'static> CacheLayerBuilder<B> {
             config: Arc::new(config),
             key: self.key,
         });
-        let keyed: Arc<dyn Keyed> = layered.clone();
-        shared.enrol(Arc::downgrade(&keyed));
+        let config: Arc<dyn Send + Sync> = layered.config.clone();
+        shared.enrol(Enrolled {
+            name: self.name.map(String::into_boxed_str),
+            keyed: Arc::new(KeyMaker {
+                prefix: layered.config.prefix.clone(),
+                key: layered.key.clone(),
+                max_key_bytes: layered.config.policy.max_key_bytes,
+            }),
+            layer: Arc::downgrade(&config),
+        });
         layered
     }
 }

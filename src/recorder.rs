@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     config::Config,
-    entry::{Entry, Head},
+    entry::{Entry, Head, shared_trailers},
     error::BodyError,
     flight::Leader,
     grpc::Messages,
@@ -236,7 +236,7 @@ impl Recorder {
         let entry = Entry::new(
             Head::clone(&self.told.head),
             recording.to_bytes(),
-            trailers,
+            trailers.as_ref().map(shared_trailers),
             recording.exact_length().is_some(),
             Stamp::new(born, self.told.tags.clone()),
             self.keys.key.len(),
@@ -266,7 +266,8 @@ impl Drop for Recorder {
         }
         // Some readers stop at the last announced byte, without asking whether more comes; not if trailers are to come.
         let trailers_follow = self.told.head.headers.contains_key(header::TRAILER);
-        let all_came = self.announced[0].is_some() && self.is_as_long_as_announced();
+        let length_known = self.announced.iter().any(Option::is_some);
+        let all_came = length_known && self.is_as_long_as_announced();
         if all_came && !trailers_follow && self.messages.is_none() && !std::thread::panicking() {
             self.end(None);
         } else {

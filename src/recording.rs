@@ -71,7 +71,7 @@ impl Recording {
         let mut state = self.lock();
         state.bytes += data.len();
         state.push(data);
-        state.wake();
+        wake(state);
     }
 
     /// Adds the last data, which are told together with the end.
@@ -141,7 +141,7 @@ impl Recording {
         if state.end.is_none() {
             state.end = Some(end);
         }
-        state.wake();
+        wake(state);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -168,10 +168,13 @@ impl State {
             self.chunks.push(tail);
         }
     }
+}
 
-    fn wake(&mut self) {
-        self.waiting.drain().for_each(|(_, waker)| waker.wake());
-    }
+/// Wakes those who wait, outside the lock: a waker may poll or drop a reader where it stands.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waiting = std::mem::take(&mut state.waiting);
+    drop(state);
+    waiting.into_values().for_each(Waker::wake);
 }
 
 /// One who reads a recording from its start.
@@ -223,7 +226,8 @@ impl Reader {
             Some(End::Whole(Some(trailers))) => Step::Frame(Frame::trailers(trailers.clone())),
             Some(End::Whole(None)) => Step::End,
             Some(End::Broken(error)) => Step::Broken(error.clone()),
-            Some(End::HandedOver) => Step::HandedOver,
+            // Said as often as it is asked: the rest may take a moment to arrive.
+            Some(End::HandedOver) => return Poll::Ready(Step::HandedOver),
         };
         self.ended = true;
         Poll::Ready(step)

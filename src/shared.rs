@@ -12,10 +12,11 @@ use std::{
 use http::request;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use crate::{
+    clock::before,
     entry::Head,
     flight::Flights,
     recording::Recording,
@@ -37,7 +38,7 @@ pub(crate) struct Shared {
     idle: Notify,
     shutting_down: AtomicBool,
     pub(crate) sweeping: AtomicBool,
-    layers: Mutex<Vec<Weak<dyn Keyed>>>,
+    layers: Mutex<Vec<Enrolled>>,
     next_layer: AtomicU64,
 }
 
@@ -88,6 +89,21 @@ pub(crate) trait Keyed: Send + Sync + std::fmt::Debug {
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>>;
 }
 
+/// A layer that purges by request know.
+#[derive(Debug)]
+pub(crate) struct Enrolled {
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) keyed: Arc<dyn Keyed>,
+    /// Gone with the layer's last service.
+    pub(crate) layer: Weak<dyn Send + Sync>,
+}
+
+impl Enrolled {
+    fn is_alive(&self) -> bool {
+        self.layer.strong_count() > 0
+    }
+}
+
 /// The limits of a handle.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
@@ -134,15 +150,18 @@ impl Shared {
         self.next_layer.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn enrol(&self, layer: Weak<dyn Keyed>) {
+    /// Makes a layer known to purges by request. One with a name is known on when it is gone, since another of that
+    /// name will answer with what it stored.
+    pub(crate) fn enrol(&self, layer: Enrolled) {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        layers.retain(|known| known.strong_count() > 0);
+        layers
+            .retain(|known| known.is_alive() || (known.name.is_some() && known.name != layer.name));
         layers.push(layer);
     }
 
     pub(crate) fn layers(&self) -> Vec<Arc<dyn Keyed>> {
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        layers.iter().filter_map(Weak::upgrade).collect()
+        layers.iter().map(|layer| layer.keyed.clone()).collect()
     }
 
     /// A place among the fills that may run at once. `None` if there is none until the deadline.
@@ -151,8 +170,8 @@ impl Shared {
     ///
     /// Dropped, it gives up its place in the queue.
     pub(crate) async fn permit(&self, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-        let acquired = timeout_at(deadline, self.fills.clone().acquire_owned()).await;
-        acquired.ok().and_then(Result::ok)
+        let acquired = before(deadline, self.fills.clone().acquire_owned()).await;
+        acquired.and_then(Result::ok)
     }
 
     /// A place among the fills, if there is one now.
@@ -194,7 +213,7 @@ impl Shared {
         loop {
             let idle = self.idle.notified();
             let running = self.running();
-            if running == 0 || timeout_at(deadline, idle).await.is_err() {
+            if running == 0 || before(deadline, idle).await.is_none() {
                 return self.running();
             }
         }

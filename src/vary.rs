@@ -33,6 +33,9 @@ impl Vary {
                     continue;
                 }
                 let name = HeaderName::from_bytes(name).map_err(|_| Reason::Vary)?;
+                if names.len() > MAX_FIELDS {
+                    return Err(Reason::Vary);
+                }
                 if !names.contains(&name) {
                     names.push(name);
                 }
@@ -40,6 +43,11 @@ impl Vary {
         }
         if names.len() > MAX_FIELDS {
             return Err(Reason::Vary);
+        }
+        // What is encoded is for those who asked for it in the same way, also where the response forgets to say so.
+        let encoded = response.contains_key(header::CONTENT_ENCODING);
+        if encoded && !names.contains(&header::ACCEPT_ENCODING) {
+            names.push(header::ACCEPT_ENCODING);
         }
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         let with_value = |name: HeaderName| {

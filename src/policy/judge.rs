@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Policy, cache_control::CacheControl, content_type_starts_with, is_grpc};
 use crate::{
-    entry::Head,
+    entry::{Head, age},
     key::Identity,
     status::Reason,
     tags::{Tag, Tags, scope::Gathered},
@@ -87,7 +87,9 @@ impl Policy {
             return Err(Reason::EventStream);
         }
         let grpc = is_grpc(headers);
-        if grpc && headers.contains_key(GRPC_STATUS) {
+        // An answer to a call that is no gRPC (a proxy's page) is a failure in another form.
+        let answers_call = is_grpc(candidate.request_headers);
+        if answers_call != grpc || (grpc && headers.contains_key(GRPC_STATUS)) {
             return Err(Reason::GrpcStatus);
         }
         let content_length = content_length(headers)?;
@@ -98,8 +100,11 @@ impl Policy {
             return Err(Reason::TooLarge);
         }
         let tags = self.tags(candidate.request_tags, &gathered, response)?;
-        let ttl = cache_control
+        // RFC 9111 §4.2: a lifetime that the response states is counted from its origin.
+        let stated = cache_control
             .s_maxage
+            .map(|lifetime| lifetime.saturating_sub(Duration::from_secs(age(headers))));
+        let ttl = stated
             .unwrap_or(ttl)
             .min(gathered.ttl_at_most.unwrap_or(Duration::MAX));
         if ttl.is_zero() && !response.status.is_server_error() {

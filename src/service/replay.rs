@@ -61,6 +61,10 @@ impl<B: Body> ReplayBody<B> {
         Poll::Ready(self.read.back().and_then(|frame| frame.as_ref().ok()))
     }
 
+    pub(super) fn frames_read(&self) -> usize {
+        self.read.len()
+    }
+
     /// Whether all of it was read, without an error.
     pub(super) fn is_read(&self) -> bool {
         let whole = !matches!(self.read.back(), Some(Err(_)));

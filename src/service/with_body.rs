@@ -9,14 +9,14 @@ use std::{
 
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tower::ServiceExt;
 use tower_service::Service;
 
 use super::replay::ReplayBody;
 use crate::{
     body::ResponseBody,
-    clock::deadline_in,
+    clock::{before, deadline_in},
     config::Layered,
     error::BoxError,
     future::ResponseFuture,
@@ -163,7 +163,13 @@ async fn read_message<B: Body>(
 ) -> Option<Message> {
     let mut bytes = Vec::new();
     let mut messages = Messages::default();
+    let most_frames = limit.saturating_add(PREFIX_BYTES + 64);
     while !body.is_read() {
+        // Frames without bytes count too, and leave the thread to others.
+        tokio::task::coop::consume_budget().await;
+        if body.frames_read() > most_frames {
+            return None;
+        }
         let until = if messages.one_is_whole() {
             deadline.min(deadline_in(END_FOLLOWS))
         } else {
@@ -173,7 +179,7 @@ async fn read_message<B: Body>(
             body.poll_read(cx)
                 .map(|frame| frame.map(Frame::data_ref).map(Option::<&_>::cloned))
         });
-        let Some(data) = timeout_at(until, data).await.ok()? else {
+        let Some(data) = before(until, data).await? else {
             break;
         };
         let data = data.unwrap_or_default();

@@ -38,6 +38,13 @@ impl Slot {
         }
     }
 
+    /// Whether a newer response than this one is stored for the same variant: this one's body took long to come in.
+    fn has_newer(&self, entry: &Entry) -> bool {
+        let variant = |other: &&Arc<Entry>| other.head.vary.same_variant(&entry.head.vary);
+        let mut same = self.entries().iter().filter(variant);
+        same.any(|other| other.head.received > entry.head.received)
+    }
+
     /// With this entry in place of what was stored for the same variant.
     fn with(&self, entry: Arc<Entry>) -> Option<Self> {
         let others = self
@@ -74,10 +81,16 @@ impl Memory {
         u64::from(entry.weight()) <= self.max_bytes
     }
 
-    /// Stores an entry beside the other variants under its key, in place of the same variant.
+    /// Stores an entry beside the other variants under its key, in place of an older one of the same variant.
     pub(crate) fn put(&self, key: &[u8], entry: Entry) {
         let entry = Arc::new(entry);
         self.cache.entry(key.into()).and_compute_with(|stored| {
+            if stored
+                .as_ref()
+                .is_some_and(|stored| stored.value().has_newer(&entry))
+            {
+                return Op::Nop;
+            }
             let slot = stored.and_then(|stored| stored.into_value().with(entry.clone()));
             Op::Put(slot.unwrap_or(Slot::One(entry)))
         });
