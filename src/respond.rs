@@ -95,6 +95,10 @@ where
                 }
                 continue;
             }
+            if matches!(landing, Landing::TimedOut) && self.config.fill_mode == FillMode::Inline {
+                // Its leader's client may read for ever: the next one begins anew.
+                follower.leave_behind();
+            }
             // It waits no more, and must not be counted on.
             drop(follower);
             return match landing {
