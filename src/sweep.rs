@@ -47,6 +47,8 @@ impl Drop for Sweeping {
 async fn sweep(sweeping: Sweeping) {
     while sweeping.0.purges.wants_sweep() {
         sweep_once(&sweeping.0).await;
+        // A small store is swept in one slice, and purges may come faster.
+        tokio::task::yield_now().await;
     }
     let shared = sweeping.0.clone();
     drop(sweeping);

@@ -35,6 +35,10 @@ const OVERRIDES: [HeaderName; 8] = [
 pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(), Reason> {
     let mut elements = 0;
     for (name, value) in headers {
+        // This runs on every hit, and most names are neither.
+        if !matches!(name.as_str().as_bytes(), [b'x' | b'f', ..]) {
+            continue;
+        }
         if *name == header::FORWARDED {
             put_elements(key, value.as_bytes(), &mut elements).ok_or(Reason::Forwarded)?;
         } else if OVERRIDES.contains(name) {
