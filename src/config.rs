@@ -16,7 +16,6 @@ use crate::{
 pub(crate) struct Config {
     pub(crate) shared: Arc<Shared>,
     pub(crate) policy: Policy,
-    pub(crate) prefix: KeyPrefix,
     pub(crate) waiting: Waiting,
     pub(crate) fill_mode: FillMode,
     pub(crate) report: Report,
@@ -116,21 +115,7 @@ impl Report {
 #[derive(Debug)]
 pub(crate) struct Layered<K> {
     pub(crate) config: Arc<Config>,
-    pub(crate) key: Key<K>,
-}
-
-impl<K> Layered<K> {
-    /// Makes the key of a request's head, and says what it leaves open of who asks.
-    pub(crate) fn key(
-        &self,
-        parts: &request::Parts,
-        key: &mut KeyBytes,
-    ) -> Result<Identity, Reason> {
-        let identity = self.key.identity(&parts.headers)?;
-        let limit = self.config.policy.max_key_bytes;
-        self.key.encode(&self.config.prefix, parts, limit, key)?;
-        Ok(identity)
-    }
+    pub(crate) keys: Arc<KeyMaker<K>>,
 }
 
 /// A layer's key, without the rest of the layer.
@@ -138,15 +123,30 @@ impl<K> Layered<K> {
 pub(crate) struct KeyMaker<K> {
     pub(crate) prefix: KeyPrefix,
     pub(crate) key: Key<K>,
-    pub(crate) max_key_bytes: usize,
+    pub(crate) max_bytes: usize,
+}
+
+impl<K> KeyMaker<K> {
+    /// Makes the key of a request's head, and says what it leaves open of who asks.
+    pub(crate) fn make(
+        &self,
+        parts: &request::Parts,
+        key: &mut KeyBytes,
+    ) -> Result<Identity, Reason> {
+        let identity = self.key.identity(&parts.headers)?;
+        self.encode(parts, key)?;
+        Ok(identity)
+    }
+
+    fn encode(&self, parts: &request::Parts, key: &mut KeyBytes) -> Result<(), Reason> {
+        self.key.encode(&self.prefix, parts, self.max_bytes, key)
+    }
 }
 
 impl<K: Send + Sync + std::fmt::Debug> Keyed for KeyMaker<K> {
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
         let mut key = KeyBytes::new();
-        let encoded = self
-            .key
-            .encode(&self.prefix, parts, self.max_key_bytes, &mut key);
+        let encoded = self.encode(parts, &mut key);
         encoded.ok().map(|()| key.to_vec())
     }
 }

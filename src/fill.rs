@@ -19,13 +19,13 @@ use crate::{
     clock::{before, deadline_in},
     config::Config,
     error::{BodyError, BoxError},
-    flight::{Leader, Opinion},
+    flight::Leader,
     mutant::Mutant,
     policy::{Candidate, Verdict},
     recorder::{Errand, Held, Record, Recorder},
     recording::Recording,
     reply,
-    shared::{Answer, InFlight, Running, count},
+    shared::{InFlight, Running, count},
     status::{CacheStatus, Reason},
     tags::{CacheScope, Tags, scope},
 };
@@ -271,7 +271,6 @@ impl Errand {
         self.config.report.label(&mut head, status);
         count(&self.config.shared.counters.misses);
         let recording = Recording::new(hint);
-        let in_flight = Arc::new(in_flight);
         let recorder = Recorder::new(self, scope, in_flight, plan, recording, reason.is_none());
         Concluded::Recorded {
             head,
@@ -303,23 +302,6 @@ impl Held {
         self.permit = None;
         self.leader.take().into_iter().for_each(Leader::give_up);
         Some((unless(requester_left, call).await?, false))
-    }
-
-    fn is_second_opinion(&self) -> bool {
-        self.leader
-            .as_ref()
-            .is_some_and(|leader| leader.opinion() == Opinion::Second)
-    }
-
-    fn fail(&mut self) {
-        self.leader.take().into_iter().for_each(Leader::fail);
-    }
-
-    fn refuse(&mut self) {
-        self.leader
-            .take()
-            .into_iter()
-            .for_each(|leader| leader.land(Answer::Refused));
     }
 }
 

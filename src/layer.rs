@@ -517,29 +517,25 @@ impl<B: Send + Sync + fmt::Debug + 'static> CacheLayerBuilder<B> {
             .unwrap_or_else(|| CacheHandle::builder().build());
         let shared = handle.shared().clone();
         let prefix = KeyPrefix::new(&shared.namespace, self.name.as_deref(), shared.number());
-        let config = Config {
+        let keys = Arc::new(KeyMaker {
+            prefix,
+            key: self.key,
+            max_bytes: self.policy.max_key_bytes,
+        });
+        let config = Arc::new(Config {
             shared: shared.clone(),
             policy: self.policy,
-            prefix,
             waiting: self.waiting,
             fill_mode: self.fill_mode,
             report: self.report,
-        };
-        let layered = Arc::new(Layered {
-            config: Arc::new(config),
-            key: self.key,
         });
-        let config: Arc<dyn Send + Sync> = layered.config.clone();
+        let layer: Arc<dyn Send + Sync> = config.clone();
         shared.enrol(Enrolled {
             name: self.name.map(String::into_boxed_str),
-            keyed: Arc::new(KeyMaker {
-                prefix: layered.config.prefix.clone(),
-                key: layered.key.clone(),
-                max_key_bytes: layered.config.policy.max_key_bytes,
-            }),
-            layer: Arc::downgrade(&config),
+            keyed: keys.clone(),
+            layer: Arc::downgrade(&layer),
         });
-        layered
+        Arc::new(Layered { config, keys })
     }
 }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, request};
 use tokio::time::Instant;
 
 use crate::{
-    config::{Config, Layered},
+    config::{Config, KeyMaker},
     entry::Entry,
     key::{self, Identity, KeyBytes},
     shared::Told,
@@ -60,10 +60,10 @@ impl Lookup {
     /// The reason for which it has none.
     pub(crate) fn make_key<K>(
         &mut self,
-        layered: &Layered<K>,
+        keys: &KeyMaker<K>,
         parts: &request::Parts,
     ) -> Result<(), Reason> {
-        self.identity = layered.key(parts, &mut self.key)?;
+        self.identity = keys.make(parts, &mut self.key)?;
         self.head_bytes = self.key.len();
         Ok(())
     }

@@ -8,9 +8,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     config::Config,
-    entry::{Entry, Head, shared_trailers},
+    entry::{Entry, shared_trailers},
     error::BodyError,
-    flight::Leader,
+    flight::{Leader, Opinion},
     grpc::Messages,
     key::{Identity, KeyBytes},
     policy::Plan,
@@ -49,6 +49,25 @@ pub(crate) struct Held {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Held {
+    pub(crate) fn is_second_opinion(&self) -> bool {
+        self.leader
+            .as_ref()
+            .is_some_and(|leader| leader.opinion() == Opinion::Second)
+    }
+
+    pub(crate) fn fail(&mut self) {
+        self.leader.take().into_iter().for_each(Leader::fail);
+    }
+
+    pub(crate) fn refuse(&mut self) {
+        self.leader
+            .take()
+            .into_iter()
+            .for_each(|leader| leader.land(Answer::Refused));
+    }
+}
+
 /// One response on its way into the store. Dropped before its end, it stores nothing, breaks off those who read along,
 /// and leaves the lead to one of those who wait.
 #[derive(Debug)]
@@ -78,7 +97,7 @@ impl Recorder {
     pub(crate) fn new(
         errand: Errand,
         scope: CacheScope,
-        in_flight: Arc<InFlight>,
+        in_flight: InFlight,
         plan: Plan,
         recording: Arc<Recording>,
         store: bool,
@@ -91,7 +110,7 @@ impl Recorder {
         tags.push(keys.request);
         let announced = [plan.content_length, recording.exact_length()];
         let told = Arc::new(Told {
-            head: Arc::new(plan.head),
+            head: plan.head,
             recording,
             tags: tags.into(),
             in_flight,
@@ -177,9 +196,7 @@ impl Recorder {
     pub(crate) fn broken(mut self, error: BodyError) {
         self.done = true;
         self.told.recording.break_off(error);
-        if let Some(leader) = self.held.leader.take() {
-            leader.fail();
-        }
+        self.held.fail();
     }
 
     /// The body has come to its end.
@@ -189,7 +206,6 @@ impl Recorder {
 
     fn end(&mut self, trailers: Option<HeaderMap>) {
         self.done = true;
-        let leader = self.held.leader.take();
         let call_failed = self
             .messages
             .as_ref()
@@ -203,19 +219,11 @@ impl Recorder {
         }
         self.told.recording.finish(trailers);
         if cut_short || call_failed {
-            leader.into_iter().for_each(Leader::fail);
+            self.held.fail();
         } else if late {
-            self.config
-                .shared
-                .refusals
-                .remember(&self.keys.flight, Reason::LateScope);
-            leader
-                .into_iter()
-                .for_each(|leader| leader.land(Answer::Refused));
-        } else {
-            leader
-                .into_iter()
-                .for_each(|leader| leader.land(Answer::Told(self.told.clone())));
+            self.refuse(Reason::LateScope);
+        } else if let Some(leader) = self.held.leader.take() {
+            leader.land(Answer::Told(self.told.clone()));
         }
     }
 
@@ -234,7 +242,7 @@ impl Recorder {
         }
         let recording = &self.told.recording;
         let entry = Entry::new(
-            Head::clone(&self.told.head),
+            self.told.head.clone(),
             recording.to_bytes(),
             trailers.as_ref().map(shared_trailers),
             recording.exact_length().is_some(),
@@ -253,9 +261,7 @@ impl Recorder {
             .shared
             .refusals
             .remember(&self.keys.flight, reason);
-        if let Some(leader) = self.held.leader.take() {
-            leader.land(Answer::Refused);
-        }
+        self.held.refuse();
     }
 }
 

@@ -53,33 +53,34 @@ pub(crate) enum Answer {
 /// A response that may be shared: its head, and its body as far as it has come.
 #[derive(Debug)]
 pub(crate) struct Told {
-    pub(crate) head: Arc<Head>,
+    pub(crate) head: Head,
     pub(crate) recording: Arc<Recording>,
     pub(crate) tags: Box<[u64]>,
     /// Held by all who may still be given the response: no mark that concerns it is dropped meanwhile.
-    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) in_flight: InFlight,
 }
 
 /// A response between the call of its handler and the last who may be given it without its being stored.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// `None` while it is dropped.
-    birth: Option<Birth>,
-    born: u64,
-    shared: Arc<Shared>,
+    /// Dropped first: fields are dropped in their order.
+    birth: Birth,
+    _sweep: SweepWhenDropped,
 }
 
 impl InFlight {
     pub(crate) fn born(&self) -> u64 {
-        self.born
+        self.birth.at()
     }
 }
 
-impl Drop for InFlight {
+/// Marks that were kept for the sake of a birth may go when that is gone.
+#[derive(Debug)]
+struct SweepWhenDropped(Arc<Shared>);
+
+impl Drop for SweepWhenDropped {
     fn drop(&mut self) {
-        // Marks that were kept for its sake may go now.
-        self.birth = None;
-        self.shared.sweep_soon();
+        self.0.sweep_soon();
     }
 }
 
@@ -181,11 +182,9 @@ impl Shared {
 
     /// The inner service is about to be called: whatever was purged until now, the handler sees.
     pub(crate) fn bear(self: &Arc<Self>) -> InFlight {
-        let birth = self.purges.bear();
         InFlight {
-            born: birth.at(),
-            birth: Some(birth),
-            shared: self.clone(),
+            birth: self.purges.bear(),
+            _sweep: SweepWhenDropped(self.clone()),
         }
     }
 

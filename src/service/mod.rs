@@ -93,7 +93,7 @@ where
         let (parts, body) = request.into_parts();
         let mut lookup = Lookup::new(config);
         let admitted = policy::admit(&parts, !body.is_end_stream())
-            .and_then(|()| lookup.make_key(&self.layered, &parts));
+            .and_then(|()| lookup.make_key(&self.layered.keys, &parts));
         if let Err(reason) = admitted {
             let request = Request::from_parts(parts, body);
             return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);

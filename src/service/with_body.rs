@@ -85,7 +85,7 @@ where
         let body = ReplayBody::unread(body);
         let mut lookup = Lookup::new(&self.layered.config);
         let admitted =
-            policy::admit_grpc(&parts).and_then(|()| lookup.make_key(&self.layered, &parts));
+            policy::admit_grpc(&parts).and_then(|()| lookup.make_key(&self.layered.keys, &parts));
         let inner = self.inner.clone();
         let request = Request::from_parts(parts, body);
         match admitted {
@@ -122,7 +122,8 @@ where
     let config = layered.config.clone();
     let deadline = deadline_in(config.waiting.wait_timeout);
     let (parts, mut body) = request.into_parts();
-    let Some(message) = read_message(&mut body, layered.key.body_limit(), deadline).await else {
+    let Some(message) = read_message(&mut body, layered.keys.key.body_limit(), deadline).await
+    else {
         let response = inner.oneshot(Request::from_parts(parts, body)).await?;
         count(&config.shared.counters.bypasses);
         let status = CacheStatus::bypass(Reason::RequestBodyNotKeyed);
