@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, Response, request};
 
 use crate::{
-    key::{Identity, Key, KeyBytes, KeyPrefix},
+    key::{Identity, KeyBytes, KeyPrefix, Selection},
     policy::Policy,
     shared::{Keyed, Shared},
     status::{CacheStatus, Reason, StatusName},
@@ -16,6 +16,7 @@ use crate::{
 pub(crate) struct Config {
     pub(crate) shared: Arc<Shared>,
     pub(crate) policy: Policy,
+    pub(crate) selection: Arc<Selection>,
     pub(crate) waiting: Waiting,
     pub(crate) fill_mode: FillMode,
     pub(crate) report: Report,
@@ -114,6 +115,7 @@ impl Report {
 /// A layer with its key.
 #[derive(Debug)]
 pub(crate) struct Layered<K> {
+    pub(crate) name: Option<Box<str>>,
     pub(crate) config: Arc<Config>,
     pub(crate) keys: Arc<KeyMaker<K>>,
 }
@@ -122,7 +124,9 @@ pub(crate) struct Layered<K> {
 #[derive(Debug)]
 pub(crate) struct KeyMaker<K> {
     pub(crate) prefix: KeyPrefix,
-    pub(crate) key: Key<K>,
+    pub(crate) selection: Arc<Selection>,
+    /// What of the request's body is in the key.
+    pub(crate) body: K,
     pub(crate) max_bytes: usize,
 }
 
@@ -130,23 +134,29 @@ impl<K> KeyMaker<K> {
     /// Makes the key of a request's head, and says what it leaves open of who asks.
     pub(crate) fn make(
         &self,
-        parts: &request::Parts,
+        parts: &mut request::Parts,
         key: &mut KeyBytes,
     ) -> Result<Identity, Reason> {
-        let identity = self.key.identity(&parts.headers)?;
+        let identity = self.selection.identity(&parts.headers)?;
         self.encode(parts, key)?;
         Ok(identity)
     }
 
-    fn encode(&self, parts: &request::Parts, key: &mut KeyBytes) -> Result<(), Reason> {
-        self.key.encode(&self.prefix, parts, self.max_bytes, key)
+    /// Makes the key, whoever asks. Where it fails, what there is of the key ends with the part at which it did.
+    pub(crate) fn encode(
+        &self,
+        parts: &mut request::Parts,
+        key: &mut KeyBytes,
+    ) -> Result<(), Reason> {
+        self.selection
+            .encode(&self.prefix, parts, self.max_bytes, key)
     }
 }
 
 impl<K: Send + Sync + std::fmt::Debug> Keyed for KeyMaker<K> {
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
         let mut key = KeyBytes::new();
-        let encoded = self.encode(parts, &mut key);
+        let encoded = self.encode(&mut parts.clone(), &mut key);
         encoded.ok().map(|()| key.to_vec())
     }
 }

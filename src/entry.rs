@@ -49,17 +49,21 @@ impl Head {
 
     /// For how long it is fresh from now on. `None` if it is not.
     pub(crate) fn fresh_for(&self, now: Instant) -> Option<Duration> {
-        // RFC 9111 §4.2: fresh while the lifetime is greater than the age. A clock that stands before the arrival gives zero.
-        let resident = now.saturating_duration_since(self.received);
+        // RFC 9111 §4.2: fresh while the lifetime is greater than the age.
         self.ttl
-            .checked_sub(resident)
+            .checked_sub(self.resident(now))
             .filter(|left| !left.is_zero())
+    }
+
+    /// How long ago it came. A clock that stands before that gives zero.
+    pub(crate) fn resident(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.received)
     }
 
     /// RFC 9111 §4.2.3, in whole seconds.
     pub(crate) fn age(&self, now: Instant) -> u64 {
-        let resident = now.saturating_duration_since(self.received).as_secs();
-        self.initial_age.saturating_add(resident)
+        self.initial_age
+            .saturating_add(self.resident(now).as_secs())
     }
 
     fn weight(&self) -> usize {
@@ -86,7 +90,40 @@ pub(crate) struct Entry {
     /// Whether the body's length was told in advance, as it will be told again.
     pub(crate) length_known: bool,
     pub(crate) stamp: Stamp,
+    /// Kept to be told: what counts is the stamp.
+    pub(crate) tag_names: TagNames,
     weight: u32,
+}
+
+/// The tags of a response by their names, in one piece of memory: each behind its length.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TagNames(Box<[u8]>);
+
+/// What a name's length takes.
+const NAME_LENGTH: usize = size_of::<u32>();
+
+impl TagNames {
+    pub(crate) fn new(names: &[Box<[u8]>]) -> Self {
+        let each = names.iter().map(|name| name.len() + NAME_LENGTH);
+        let mut bytes = Vec::with_capacity(each.sum());
+        for name in names {
+            let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(name);
+        }
+        Self(bytes.into())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk::<NAME_LENGTH>()?;
+            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+            let (name, after) = after.split_at_checked(length)?;
+            rest = after;
+            Some(name)
+        })
+    }
 }
 
 impl Entry {
@@ -96,6 +133,7 @@ impl Entry {
         trailers: Option<HeaderMap>,
         length_known: bool,
         stamp: Stamp,
+        tag_names: TagNames,
         key_bytes: usize,
     ) -> Self {
         let trailers_weight: usize = trailers
@@ -103,7 +141,7 @@ impl Entry {
             .flatten()
             .map(|(_, value)| value.len() + FIELD_BYTES)
             .sum();
-        let tags = std::mem::size_of_val(stamp.tags());
+        let tags = std::mem::size_of_val(stamp.tags()) + tag_names.0.len();
         let weight = ENTRY_BYTES + key_bytes + head.weight() + body.len() + trailers_weight + tags;
         Self {
             head,
@@ -111,6 +149,7 @@ impl Entry {
             trailers: trailers.map(Box::new),
             length_known,
             stamp,
+            tag_names,
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         }
     }

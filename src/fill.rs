@@ -238,6 +238,7 @@ impl Errand {
         let hint = body.size_hint();
         let verdict = self.config.policy.judge(Candidate {
             identity: self.identity,
+            selection: &self.config.selection,
             request_headers: &asked.headers,
             request_tags: asked.tags,
             response: &parts,

@@ -121,6 +121,11 @@ impl<T: Clone> Flights<T> {
         Boarding::Lead(leader)
     }
 
+    /// How many wait on the flight for this key. `None` if there is none.
+    pub(crate) fn waiting_for(&self, key: &[u8]) -> Option<usize> {
+        self.shard(key).get(key).map(|seat| seat.waiters)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }

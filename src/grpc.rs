@@ -1,9 +1,28 @@
 //! As much of gRPC as a cache needs: where messages end, and whether a call went well.
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 /// What stands before a message: a flag for compression, and the length in four bytes.
 pub(crate) const PREFIX_BYTES: usize = 5;
+
+/// Whether a message is one of gRPC, by its type.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    content_type_starts_with(headers, b"application/grpc")
+}
+
+pub(crate) fn content_type_starts_with(headers: &HeaderMap, start: &[u8]) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().trim_ascii_start().get(..start.len()))
+        .is_some_and(|found| found.eq_ignore_ascii_case(start))
+}
+
+/// The flag and the bytes of a body's one message. `None` if it is anything else than one.
+pub(crate) fn one_message(body: &[u8]) -> Option<(u8, &[u8])> {
+    let mut messages = Messages::default();
+    let one = messages.push(body) && messages.one_is_whole();
+    one.then(|| (body[0], &body[PREFIX_BYTES..]))
+}
 
 /// Counts the messages of a body as it comes in.
 #[derive(Debug, Default)]

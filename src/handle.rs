@@ -11,6 +11,7 @@ use http::request;
 use crate::{
     clock::deadline_in,
     error::PurgeError,
+    explanation::Explanation,
     shared::{Limits, Shared, count},
     tags::{Tag, Tags},
 };
@@ -55,6 +56,7 @@ impl CacheHandle {
         CacheHandleBuilder {
             limits: Limits::default(),
             namespace: String::new(),
+            version: String::new(),
         }
     }
 
@@ -165,13 +167,57 @@ impl CacheHandle {
         reason = "a purge that reaches a second tier waits for it"
     )]
     pub async fn purge_request(&self, request: &request::Parts) -> Result<Purged, PurgeError> {
-        let layers = self.shared.layers();
+        let layers = self.shared.keyed();
         let keys = layers.iter().filter_map(|layer| layer.key_of(request));
         let hashes: Vec<u64> = keys.map(|key| self.shared.purges.hash_key(&key)).collect();
         self.mark(&hashes);
         Ok(Purged {
             marks: hashes.len(),
         })
+    }
+
+    /// What each layer of this handle would do with a request of this head and no body, and why: one explanation a
+    /// layer, in the order in which they were built. Layers without a service are left out.
+    ///
+    /// The request must have what the keys are made of, as for [`purge_request`](Self::purge_request). Nobody is asked, and
+    /// nothing changes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use tower_response_cache::CacheHandle;
+    ///
+    /// fn why(cache: &CacheHandle, request: &Parts) -> String {
+    ///     cache.explain(request).iter().map(|layer| format!("{layer}\n")).collect()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn explain(&self, request: &request::Parts) -> Vec<Explanation> {
+        self.explain_with_body(request, b"")
+    }
+
+    /// As [`explain`](Self::explain), for a request with this body.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use tower_response_cache::CacheHandle;
+    ///
+    /// fn why(cache: &CacheHandle, search: &Parts) {
+    ///     for layer in cache.explain_with_body(search, br#"{"size":10}"#) {
+    ///         println!("{layer}");
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn explain_with_body(&self, request: &request::Parts, body: &[u8]) -> Vec<Explanation> {
+        let layers = self.shared.in_use();
+        layers
+            .iter()
+            .map(|layer| layer.explain(request, body))
+            .collect()
     }
 
     /// Starts no more fills, and waits until those that run have ended, or for as long as `patience`. Hits are still
@@ -342,6 +388,7 @@ pub struct Stats {
 pub struct CacheHandleBuilder {
     limits: Limits,
     namespace: String,
+    version: String,
 }
 
 impl CacheHandleBuilder {
@@ -416,6 +463,20 @@ impl CacheHandleBuilder {
         self
     }
 
+    /// The version of what is stored, for instance of the templates that the pages are made of. Changing it starts an
+    /// empty cache. Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let handle = tower_response_cache::CacheHandle::builder().namespace("shop").version("2026-11").build();
+    /// # let _ = handle;
+    /// ```
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
     /// Builds the handle.
     ///
     /// # Examples
@@ -426,6 +487,7 @@ impl CacheHandleBuilder {
     /// ```
     #[must_use]
     pub fn build(self) -> CacheHandle {
-        CacheHandle::of(Arc::new(Shared::new(&self.limits, &self.namespace)))
+        let namespace = [&*self.namespace, &*self.version];
+        CacheHandle::of(Arc::new(Shared::new(&self.limits, namespace)))
     }
 }

@@ -2,17 +2,18 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{StatusCode, request};
+use http::{Method, StatusCode, request};
 use tower_layer::Layer;
 
 use crate::{
     config::{Config, FillMode, KeyMaker, Layered, Report, Waiting},
     error::BuildError,
+    explanation::Explanation,
     handle::CacheHandle,
     key::{self, Head, Key, KeyPrefix},
     policy::{Policy, TagHeader},
     service::{BodyCache, Cache},
-    shared::Enrolled,
+    shared::{Enrolled, Explain},
     status::StatusName,
     tags::Tags,
 };
@@ -94,6 +95,23 @@ impl CacheLayer {
     pub fn handle(&self) -> CacheHandle {
         CacheHandle::of(self.layered.config.shared.clone())
     }
+
+    /// What this layer would do with a request of this head and no body, and why. See [`CacheHandle::explain`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_response_cache::{CacheLayer, Decision, Forward};
+    ///
+    /// let cache = CacheLayer::builder().build();
+    /// let (parts, ()) = Request::get("/").body(()).unwrap().into_parts();
+    /// assert_eq!(cache.explain(&parts).decision, Decision::Fetch(Forward::UriMiss));
+    /// ```
+    #[must_use]
+    pub fn explain(&self, request: &request::Parts) -> Explanation {
+        self.layered.explain(request, b"")
+    }
 }
 
 impl<S> Layer<S> for CacheLayer {
@@ -138,6 +156,27 @@ impl BodyCacheLayer {
     #[must_use]
     pub fn handle(&self) -> CacheHandle {
         CacheHandle::of(self.layered.config.shared.clone())
+    }
+
+    /// What this layer would do with a request of this head and body, and why. See [`CacheHandle::explain`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::{Method, Request};
+    /// use tower_response_cache::{CacheLayer, Decision, Key, Reason};
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let cache = CacheLayer::builder().key(Key::new().body(4)).methods([Method::POST])?.build();
+    /// let (parts, ()) = Request::post("/_search").body(()).unwrap().into_parts();
+    /// let explanation = cache.explain(&parts, b"too long");
+    /// assert_eq!(explanation.decision, Decision::Bypass(Reason::RequestBodyNotKeyed));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn explain(&self, request: &request::Parts, body: &[u8]) -> Explanation {
+        self.layered.explain(request, body)
     }
 }
 
@@ -188,12 +227,72 @@ impl CacheLayerBuilder<Head> {
     #[must_use]
     pub fn build(self) -> CacheLayer {
         CacheLayer {
-            layered: self.into_layered(),
+            layered: build(self),
         }
     }
 }
 
 impl CacheLayerBuilder<key::Body> {
+    /// The methods that the cache answers: those that ask and change nothing, by whatever name. Defaults to GET and
+    /// HEAD. A key of gRPC calls answers POST, and needs no choice.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not for asking: PUT, DELETE, PATCH, OPTIONS, TRACE, CONNECT; or if the key is of gRPC calls.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_response_cache::{CacheLayer, Key};
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let search = CacheLayer::builder()
+    ///     .key(Key::new().body(64 * 1024))
+    ///     .methods([Method::GET, Method::POST, Method::QUERY])?
+    ///     .build();
+    /// assert!(CacheLayer::builder().key(Key::new().body(1024)).methods([Method::PUT]).is_err());
+    /// # let _ = search;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// With a key of the head alone it does not compile, since a POST is answered by what is in its body:
+    ///
+    /// ```compile_fail
+    /// # use http::Method;
+    /// # use tower_response_cache::{CacheLayer, Key};
+    /// CacheLayer::builder().key(Key::new()).methods([Method::POST]);
+    /// ```
+    pub fn methods(
+        mut self,
+        methods: impl IntoIterator<Item = Method>,
+    ) -> Result<Self, BuildError> {
+        if self.key.is_grpc() {
+            return Err(BuildError::new(
+                "a gRPC call is always a POST",
+                "leave `methods` out, or choose a key of another kind of body",
+            ));
+        }
+        let methods: Vec<_> = methods.into_iter().collect();
+        let changing = [
+            Method::PUT,
+            Method::DELETE,
+            Method::PATCH,
+            Method::OPTIONS,
+            Method::TRACE,
+            Method::CONNECT,
+        ];
+        if methods.iter().any(|method| changing.contains(method)) {
+            return Err(BuildError::new(
+                "a method that does not ask for a representation is never answered by a cache",
+                "choose among GET, HEAD, POST, QUERY and methods of your own that change nothing",
+            ));
+        }
+        self.policy.methods = methods;
+        Ok(self)
+    }
+
     /// Builds the layer.
     ///
     /// # Examples
@@ -206,7 +305,7 @@ impl CacheLayerBuilder<key::Body> {
     #[must_use]
     pub fn build(self) -> BodyCacheLayer {
         BodyCacheLayer {
-            layered: self.into_layered(),
+            layered: build(self),
         }
     }
 }
@@ -510,36 +609,50 @@ impl<B> CacheLayerBuilder<B> {
     }
 }
 
-impl<B: Send + Sync + fmt::Debug + 'static> CacheLayerBuilder<B> {
-    fn into_layered(self) -> Arc<Layered<B>> {
-        let handle = self
-            .handle
-            .unwrap_or_else(|| CacheHandle::builder().build());
-        let shared = handle.shared().clone();
-        let prefix = KeyPrefix::new(&shared.namespace, self.name.as_deref(), shared.number());
-        let keys = Arc::new(KeyMaker {
-            prefix,
-            key: self.key,
-            max_bytes: self.policy.max_key_bytes,
-        });
-        let config = Arc::new(Config {
-            shared: shared.clone(),
-            policy: self.policy,
-            waiting: self.waiting,
-            fill_mode: self.fill_mode,
-            report: self.report,
-        });
-        let layer: Arc<dyn Send + Sync> = config.clone();
-        shared.enrol(Enrolled {
-            name: self.name.map(String::into_boxed_str),
-            keyed: keys.clone(),
-            layer: Arc::downgrade(&layer),
-        });
-        Arc::new(Layered { config, keys })
-    }
+/// The layer as its builder leaves it, known to its handle.
+fn build<B>(builder: CacheLayerBuilder<B>) -> Arc<Layered<B>>
+where
+    B: Send + Sync + fmt::Debug + 'static,
+    Layered<B>: Explain,
+{
+    let handle = builder
+        .handle
+        .unwrap_or_else(|| CacheHandle::builder().build());
+    let shared = handle.shared().clone();
+    let [namespace, version] = &shared.namespace;
+    let prefix = KeyPrefix::new(namespace, version, builder.name.as_deref(), shared.number());
+    let (selection, body) = builder.key.into_parts();
+    let selection = Arc::new(selection);
+    let keys = Arc::new(KeyMaker {
+        prefix,
+        selection: selection.clone(),
+        body,
+        max_bytes: builder.policy.max_key_bytes,
+    });
+    let config = Arc::new(Config {
+        shared: shared.clone(),
+        policy: builder.policy,
+        selection,
+        waiting: builder.waiting,
+        fill_mode: builder.fill_mode,
+        report: builder.report,
+    });
+    let name = builder.name.map(String::into_boxed_str);
+    let layered = Arc::new(Layered {
+        name: name.clone(),
+        config,
+        keys: keys.clone(),
+    });
+    let layer: Arc<dyn Explain> = layered.clone();
+    shared.enrol(Enrolled {
+        name,
+        keyed: keys,
+        layer: Arc::downgrade(&layer),
+    });
+    layered
 }
 
-impl<B> fmt::Debug for CacheLayerBuilder<B> {
+impl<B: fmt::Debug> fmt::Debug for CacheLayerBuilder<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheLayerBuilder")
             .field("name", &self.name)

@@ -6,9 +6,11 @@ use http::{HeaderMap, request};
 use tokio::time::Instant;
 
 use crate::{
-    config::{Config, KeyMaker},
+    config::{Config, Layered},
     entry::Entry,
-    key::{self, Identity, KeyBytes},
+    explanation::Standing,
+    key::{self, Body, Identity, KeyBytes},
+    policy,
     shared::Told,
     status::{Forward, Reason},
     store::Slot,
@@ -53,17 +55,42 @@ impl Lookup {
         }
     }
 
-    /// Makes the key of a request's head.
+    /// Makes the key of a request, if it is one that the cache answers. The parts are as they were.
     ///
     /// # Errors
     ///
-    /// The reason for which it has none.
-    pub(crate) fn make_key<K>(
+    /// The reason for which it passes by.
+    pub(crate) fn admit_head(
         &mut self,
-        keys: &KeyMaker<K>,
-        parts: &request::Parts,
+        layered: &Layered<key::Head>,
+        parts: &mut request::Parts,
+        has_body: bool,
     ) -> Result<(), Reason> {
-        self.identity = keys.make(parts, &mut self.key)?;
+        policy::admit(parts, has_body)?;
+        self.make_key(layered, parts)
+    }
+
+    /// As [`admit_head`](Self::admit_head), of a request whose body is to be in the key, but is not yet.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which it passes by.
+    pub(crate) fn admit(
+        &mut self,
+        layered: &Layered<Body>,
+        parts: &mut request::Parts,
+    ) -> Result<(), Reason> {
+        let methods = &layered.config.policy.methods;
+        policy::admit_body(parts, methods, layered.keys.body.is_grpc())?;
+        self.make_key(layered, parts)
+    }
+
+    fn make_key<K>(
+        &mut self,
+        layered: &Layered<K>,
+        parts: &mut request::Parts,
+    ) -> Result<(), Reason> {
+        self.identity = layered.keys.make(parts, &mut self.key)?;
         self.head_bytes = self.key.len();
         Ok(())
     }
@@ -76,23 +103,38 @@ impl Lookup {
         let now = Instant::now();
         let mut forward = Forward::VaryMiss;
         for entry in slot.entries() {
-            if !entry.head.vary.matches(headers) {
-                continue;
-            }
-            if !self.may_be_told(entry.head.for_authorized) {
-                forward = Forward::Request;
-                continue;
-            }
-            forward = Forward::Stale;
-            if !config.shared.purges.is_valid(&entry.stamp, self.arrival) {
-                continue;
-            }
-            if let Some(ttl) = entry.head.fresh_for(now) {
-                let entry = entry.clone();
-                return Found::Fresh(Hit { entry, ttl, now });
+            match self.standing(entry, config, headers, now) {
+                Standing::Fresh(ttl) => {
+                    let entry = entry.clone();
+                    return Found::Fresh(Hit { entry, ttl, now });
+                }
+                Standing::OtherVariant => {}
+                Standing::NotForCredentials => forward = Forward::Request,
+                Standing::Purged | Standing::Expired => forward = Forward::Stale,
             }
         }
         Found::Nothing(forward, Some(slot))
+    }
+
+    /// Whether a stored response may be served to this request.
+    pub(crate) fn standing(
+        &self,
+        entry: &Entry,
+        config: &Config,
+        headers: &HeaderMap,
+        now: Instant,
+    ) -> Standing {
+        let head = &entry.head;
+        if !head.vary.matches(headers) {
+            Standing::OtherVariant
+        } else if !self.may_be_told(head.for_authorized) {
+            Standing::NotForCredentials
+        } else if !config.shared.purges.is_valid(&entry.stamp, self.arrival) {
+            Standing::Purged
+        } else {
+            head.fresh_for(now)
+                .map_or(Standing::Expired, Standing::Fresh)
+        }
     }
 
     /// Whether a response that this request waited for is for it.
@@ -111,7 +153,13 @@ impl Lookup {
         self.identity == Identity::None || for_authorized
     }
 
-    /// The key by which requests wait for each other: of one variant, as far as the variants are known.
+    /// The key by which requests wait for each other, of one variant as far as these are known by what is stored.
+    pub(crate) fn flight_of(&self, headers: &HeaderMap, stored: Option<&Slot>) -> KeyBytes {
+        let newest = stored.and_then(|slot| slot.entries().first());
+        self.flight_key(headers, newest.map(|entry| &entry.head.vary))
+    }
+
+    /// The key by which requests wait for each other: of one variant, by the fields of this `Vary`.
     pub(crate) fn flight_key(&self, headers: &HeaderMap, vary: Option<&Vary>) -> KeyBytes {
         let mut flight = self.key.clone();
         if self.identity == Identity::Authorized {

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     config::Config,
-    entry::{Entry, shared_trailers},
+    entry::{Entry, TagNames, shared_trailers},
     error::BodyError,
     flight::{Leader, Opinion},
     grpc::Messages,
@@ -77,6 +77,7 @@ pub(crate) struct Recorder {
     held: Held,
     scope: CacheScope,
     told: Arc<Told>,
+    tag_names: TagNames,
     /// What `Content-Length` and the body itself said of its length.
     announced: [Option<u64>; 2],
     messages: Option<Messages>,
@@ -108,6 +109,7 @@ impl Recorder {
         let purges = &config.shared.purges;
         let mut tags: Vec<u64> = plan.tags.iter().map(|tag| purges.hash_tag(tag)).collect();
         tags.push(keys.request);
+        let tag_names = TagNames::new(&plan.tags);
         let announced = [plan.content_length, recording.exact_length()];
         let told = Arc::new(Told {
             head: plan.head,
@@ -121,6 +123,7 @@ impl Recorder {
             held,
             scope,
             told,
+            tag_names,
             announced,
             messages: plan.grpc.then(Messages::default),
             store,
@@ -247,6 +250,7 @@ impl Recorder {
             trailers.as_ref().map(shared_trailers),
             recording.exact_length().is_some(),
             Stamp::new(born, self.told.tags.clone()),
+            self.tag_names.clone(),
             self.keys.key.len(),
         );
         if shared.memory.fits(&entry) {

@@ -24,7 +24,6 @@ use crate::{
     status::{CacheStatus, Forward, Reason},
     store::Slot,
     tags::scope,
-    vary::Vary,
 };
 
 /// A request that was looked for and not found.
@@ -57,8 +56,8 @@ where
     /// Dropped while it waits, it leaves the flight; while it leads, see [`Fill`]; before its fill has begun, one of
     /// those who wait takes the lead.
     pub(crate) async fn respond(self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let newest = self.stored.as_ref().and_then(|slot| slot.entries().first());
-        let mut flight = self.flight_key(newest.map(|entry| &entry.head.vary));
+        let headers = &self.request.0.headers;
+        let mut flight = self.lookup.flight_of(headers, self.stored.as_ref());
         if let Some(reason) = self.config.shared.refusals.get(&flight) {
             return self.side_by_side(flight, reason).await;
         }
@@ -86,7 +85,8 @@ where
             let landing = follower.wait(deadline).await;
             if let Landing::Answer(Answer::Told(told)) = &landing {
                 if !self.lookup.is_answered_by(told, &self.request.0.headers) {
-                    flight = self.flight_key(Some(&told.head.vary));
+                    let headers = &self.request.0.headers;
+                    flight = self.lookup.flight_key(headers, Some(&told.head.vary));
                 } else if self.lookup.may_share(told, &self.config) {
                     return Ok(reply::collapsed(&self.config, told, self.forward));
                 } else {
@@ -113,10 +113,6 @@ where
             };
         }
         self.pass(Reason::NotShared).await
-    }
-
-    fn flight_key(&self, vary: Option<&Vary>) -> KeyBytes {
-        self.lookup.flight_key(&self.request.0.headers, vary)
     }
 
     /// What was stored between the miss and the start of a flight.
@@ -162,7 +158,7 @@ where
             leader.give_up();
             return self.pass(Reason::ShuttingDown).await;
         };
-        policy::ask_for_the_whole(&mut self.request.0.headers);
+        self.ask_for_the_whole();
         let held = Held {
             leader: Some(leader),
             permit: Some(permit),
@@ -195,7 +191,7 @@ where
         flight: KeyBytes,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        policy::ask_for_the_whole(&mut self.request.0.headers);
+        self.ask_for_the_whole();
         let held = Held {
             leader: None,
             permit,
@@ -224,9 +220,18 @@ where
         }
     }
 
-    /// Makes its own call, and stores nothing.
+    /// Makes the request one whose answer others may have: nothing is left in it of its requester but what is in the
+    /// key, as far as that is sealed.
+    fn ask_for_the_whole(&mut self) {
+        let parts = &mut self.request.0;
+        self.config.selection.show(parts);
+        policy::ask_for_the_whole(&mut parts.headers);
+    }
+
+    /// Makes its own call, and stores nothing. The inner service sees no more of the request than it does of others.
     async fn pass(self, reason: Reason) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let (parts, body) = self.request;
+        let (mut parts, body) = self.request;
+        self.config.selection.show(&mut parts);
         let response = self.inner.oneshot(Request::from_parts(parts, body)).await?;
         count(&self.config.shared.counters.bypasses);
         Ok(reply::passed(

@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     clock::before,
     entry::Head,
+    explanation::Explanation,
     flight::Flights,
     recording::Recording,
     status::Reason,
@@ -32,7 +33,8 @@ pub(crate) struct Shared {
     pub(crate) flights: Arc<Flights<Answer>>,
     pub(crate) refusals: Refusals,
     pub(crate) counters: Counters,
-    pub(crate) namespace: Box<str>,
+    /// The application's name for its cache, and the version of what it stores.
+    pub(crate) namespace: [Box<str>; 2],
     fills: Arc<Semaphore>,
     running: AtomicUsize,
     idle: Notify,
@@ -90,13 +92,27 @@ pub(crate) trait Keyed: Send + Sync + std::fmt::Debug {
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>>;
 }
 
+/// A layer, as far as it explains itself.
+pub(crate) trait Explain: Send + Sync {
+    /// What it would do with a request of this head and body.
+    fn explain(&self, parts: &request::Parts, body: &[u8]) -> Explanation;
+}
+
 /// A layer that purges by request know.
-#[derive(Debug)]
 pub(crate) struct Enrolled {
     pub(crate) name: Option<Box<str>>,
     pub(crate) keyed: Arc<dyn Keyed>,
     /// Gone with the layer's last service.
-    pub(crate) layer: Weak<dyn Send + Sync>,
+    pub(crate) layer: Weak<dyn Explain>,
+}
+
+impl std::fmt::Debug for Enrolled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolled")
+            .field("name", &self.name)
+            .field("keyed", &self.keyed)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Enrolled {
@@ -126,14 +142,14 @@ impl Default for Limits {
 }
 
 impl Shared {
-    pub(crate) fn new(limits: &Limits, namespace: &str) -> Self {
+    pub(crate) fn new(limits: &Limits, namespace: [&str; 2]) -> Self {
         Self {
             memory: Memory::new(limits.max_bytes),
             purges: Arc::new(PurgeClock::new(limits.max_marks)),
             flights: Flights::new(),
             refusals: Refusals::new(limits.max_refusals),
             counters: Counters::default(),
-            namespace: namespace.into(),
+            namespace: namespace.map(Into::into),
             fills: Arc::new(Semaphore::new(
                 limits.max_concurrent_fills.min(Semaphore::MAX_PERMITS),
             )),
@@ -160,9 +176,19 @@ impl Shared {
         layers.push(layer);
     }
 
-    pub(crate) fn layers(&self) -> Vec<Arc<dyn Keyed>> {
+    /// All layers by whose keys something may be stored.
+    pub(crate) fn keyed(&self) -> Vec<Arc<dyn Keyed>> {
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers.iter().map(|layer| layer.keyed.clone()).collect()
+    }
+
+    /// All layers that are in use, in the order in which they were built.
+    pub(crate) fn in_use(&self) -> Vec<Arc<dyn Explain>> {
+        let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers
+            .iter()
+            .filter_map(|known| known.layer.upgrade())
+            .collect()
     }
 
     /// A place among the fills that may run at once. `None` if there is none until the deadline.

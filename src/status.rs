@@ -303,7 +303,7 @@ reasons! {
     Upgrade = "upgrade",
     /// The request has a body, and the key does not read it.
     RequestBody = "request-body",
-    /// The request's body is longer than the key reads, or is not one whole message.
+    /// The request's body is longer than the key reads, did not come in time, or is none that the key is made of.
     RequestBodyNotKeyed = "request-body-not-keyed",
     /// The request carries `Authorization`, which is not in the key, and the response does not say that it may be shared.
     Authorization = "authorization",
@@ -311,6 +311,8 @@ reasons! {
     Cookie = "cookie",
     /// The request carries `Proxy-Authorization`, which is not in the key.
     ProxyAuthorization = "proxy-authorization",
+    /// The request says who asks in a header that is not in the key: an API key, what a proxy knows of the user.
+    ClientIdentity = "client-identity",
     /// A header asks for another method or target than the request line (`X-HTTP-Method-Override`, `X-Original-URL`).
     Override = "override",
     /// The request's `Forwarded` cannot be read.

@@ -7,7 +7,8 @@ use crate::{
     status::Reason,
 };
 
-/// The header fields that a response's `Vary` names, with the values that its request had.
+/// The header fields that a response's `Vary` names, with the values that its request had; without those that are in
+/// the key, in whatever form the inner service saw them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Vary(Box<[(HeaderName, Value)]>);
 
@@ -21,7 +22,11 @@ impl Vary {
     /// # Errors
     ///
     /// The reason for which no other request may have the response: `Vary: *`, or a field that cannot be read.
-    pub(crate) fn of(response: &HeaderMap, request: &HeaderMap) -> Result<Self, Reason> {
+    pub(crate) fn of(
+        response: &HeaderMap,
+        request: &HeaderMap,
+        is_in_key: impl Fn(&HeaderName) -> bool,
+    ) -> Result<Self, Reason> {
         let mut names: Vec<HeaderName> = Vec::new();
         for line in response.get_all(header::VARY) {
             for name in line.as_bytes().split(|&b| b == b',') {
@@ -49,6 +54,8 @@ impl Vary {
         if encoded && !names.contains(&header::ACCEPT_ENCODING) {
             names.push(header::ACCEPT_ENCODING);
         }
+        // Who has the same key has the same in these.
+        names.retain(|name| !is_in_key(name));
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         let with_value = |name: HeaderName| {
             let value = value(request, &name);
@@ -79,6 +86,11 @@ impl Vary {
         for (name, _) in &self.0 {
             key::put_variant(key, name, value(request, name).as_deref());
         }
+    }
+
+    /// Each field, with the value that it had.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&HeaderName, Option<&[u8]>)> {
+        self.0.iter().map(|(name, value)| (name, value.as_deref()))
     }
 
     pub(crate) fn weight(&self) -> usize {
@@ -112,10 +124,25 @@ mod tests {
         map
     }
 
+    fn of(response: &HeaderMap, request: &HeaderMap) -> Result<Vary, Reason> {
+        Vary::of(response, request, |_| false)
+    }
+
+    #[test]
+    fn what_is_in_the_key_is_not_compared_again() {
+        let response = headers(&[("vary", "foo, bar")]);
+        let request = headers(&[("foo", "1"), ("bar", "2")]);
+        let vary = Vary::of(&response, &request, |name| name == "foo").unwrap();
+        assert!(vary.matches(&headers(&[("foo", "other"), ("bar", "2")])));
+        assert!(!vary.matches(&headers(&[("foo", "1"), ("bar", "other")])));
+        let star = headers(&[("vary", "foo, *")]);
+        assert!(Vary::of(&star, &request, |_| true).is_err());
+    }
+
     #[test]
     fn every_nominated_field_must_match() {
         let request = headers(&[("foo", "1"), ("bar", "2")]);
-        let vary = Vary::of(
+        let vary = of(
             &headers(&[("vary", "Foo, BAR"), ("vary", ",baz")]),
             &request,
         )
@@ -134,7 +161,7 @@ mod tests {
 
     #[test]
     fn lines_are_joined() {
-        let vary = Vary::of(&headers(&[("vary", "foo")]), &headers(&[("foo", "1, 2")])).unwrap();
+        let vary = of(&headers(&[("vary", "foo")]), &headers(&[("foo", "1, 2")])).unwrap();
         assert!(vary.matches(&headers(&[("foo", "1"), ("foo", "2 ")])));
         assert!(!vary.matches(&headers(&[("foo", "2"), ("foo", "1")])));
     }
@@ -142,7 +169,7 @@ mod tests {
     #[test]
     fn a_star_or_what_cannot_be_read_matches_nothing() {
         let request = HeaderMap::new();
-        let of = |lines: &[(&'static str, &str)]| Vary::of(&headers(lines), &request).map(|_| ());
+        let of = |lines: &[(&'static str, &str)]| of(&headers(lines), &request).map(|_| ());
         assert_eq!(of(&[("vary", "*")]), Err(Reason::VaryStar));
         assert_eq!(of(&[("vary", "foo, *")]), Err(Reason::VaryStar));
         assert_eq!(of(&[("vary", ""), ("vary", " , *")]), Err(Reason::VaryStar));

@@ -183,8 +183,8 @@ async fn metadata_is_keyed_by_choice_and_credentials_pass_by() {
     let origin = echo();
     let (cache, _) = cached(&origin);
     let asked = |name: &str, value: &str| with(call("/s/m", b"a"), name, value);
-    send(&cache, asked("x-user", "alice")).await;
-    assert!(send(&cache, asked("x-user", "bob")).await.is_hit());
+    send(&cache, asked("x-shade", "alice")).await;
+    assert!(send(&cache, asked("x-shade", "bob")).await.is_hit());
     for _ in 0..2 {
         let answer = send(&cache, asked("authorization", "Bearer x")).await;
         assert_eq!(answer.reason(), Some(Reason::Authorization));
@@ -194,10 +194,10 @@ async fn metadata_is_keyed_by_choice_and_credentials_pass_by() {
         Some(Reason::Cookie)
     );
     let users = Key::grpc(LIMIT)
-        .header(HeaderName::from_static("x-user"))
+        .header(HeaderName::from_static("x-shade"))
         .header(header::AUTHORIZATION);
     let keyed = CacheLayer::builder().key(users).build().layer(origin);
-    for name in ["x-user", "authorization"] {
+    for name in ["x-shade", "authorization"] {
         for who in ["alice", "bob"] {
             assert!(!send(&keyed, asked(name, who)).await.is_hit());
             assert!(send(&keyed, asked(name, who)).await.is_hit());
@@ -708,7 +708,7 @@ async fn a_real_unary_call_is_answered_from_the_cache() {
     let mut with_user = tonic::Request::new(query(1));
     with_user
         .metadata_mut()
-        .insert("x-user", "alice".parse().unwrap());
+        .insert("x-shade", "alice".parse().unwrap());
     assert!(said(&client.find(with_user).await.unwrap()).contains("; hit"));
     let mut with_credentials = tonic::Request::new(query(1));
     with_credentials

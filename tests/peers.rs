@@ -484,7 +484,7 @@ async fn parts_of_a_key_do_not_run_into_each_other() {
         }
     };
     let cache = CacheLayer::builder()
-        .key(Key::new().part(part("a")).part(part("b")))
+        .key(Key::new().part("a", part("a")).part("b", part("b")))
         .build()
         .layer(origin.clone());
     for (a, b) in [("ab", "c"), ("a", "bc"), ("abc", ""), ("", "abc")] {

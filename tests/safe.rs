@@ -618,7 +618,7 @@ async fn a_request_without_a_key_shares_nothing() {
     });
     let tenant =
         |parts: &http::request::Parts| parts.headers.get("x-tenant").map(|t| t.as_bytes().to_vec());
-    let cache = keyed(Key::new().part(tenant), &origin);
+    let cache = keyed(Key::new().part("tenant", tenant), &origin);
     let ask = || {
         let cache = cache.clone();
         tokio::spawn(async move { send(&cache, get("/")).await })

@@ -219,11 +219,11 @@ async fn where_every_call_panics_each_has_the_panic_and_nobody_hangs() {
 }
 
 fn named(request: &Request<Body>) -> String {
-    request.headers()["x-user"].to_str().unwrap().to_owned()
+    request.headers()["x-asker"].to_str().unwrap().to_owned()
 }
 
 fn users(path: &str, users: usize) -> impl Iterator<Item = Request<Body>> {
-    (0..users).map(move |user| get_with(path, "x-user", &user.to_string()))
+    (0..users).map(move |user| get_with(path, "x-asker", &user.to_string()))
 }
 
 fn each_its_own(answers: &[Answer]) {
@@ -525,11 +525,11 @@ async fn each_variant_of_a_cold_key_is_one_call() {
             let mut response = Response::new(body);
             response
                 .headers_mut()
-                .insert(header::VARY, HeaderValue::from_static("x-user"));
+                .insert(header::VARY, HeaderValue::from_static("x-asker"));
             Ok(response)
         });
         let (cache, handle) = cached(CacheLayer::builder(), inner);
-        let users = || (0..200).map(|i| get_with("/", "x-user", &(i % 4).to_string()));
+        let users = || (0..200).map(|i| get_with("/", "x-asker", &(i % 4).to_string()));
         let began = Instant::now();
         for (i, answer) in answers(&cache, users()).await.iter().enumerate() {
             assert_eq!(answer.text(), (i % 4).to_string());
@@ -544,7 +544,7 @@ async fn each_variant_of_a_cold_key_is_one_call() {
 }
 
 fn authorized(user: usize) -> Request<Body> {
-    let mut request = get_with("/", "x-user", &user.to_string());
+    let mut request = get_with("/", "x-asker", &user.to_string());
     let credentials = HeaderValue::try_from(format!("Bearer {user}")).unwrap();
     request
         .headers_mut()
@@ -575,7 +575,7 @@ async fn requests_with_credentials_share_nothing_unless_the_response_allows_it()
         // Every other request is anonymous.
         let requests = (0..100).map(|i| {
             if i % 2 == 0 {
-                get_with("/", "x-user", "nobody")
+                get_with("/", "x-asker", "nobody")
             } else {
                 authorized(i)
             }
@@ -607,7 +607,7 @@ async fn a_client_with_credentials_does_not_switch_coalescing_off_for_others() {
     for round in 0..5 {
         answers(&cache, (0..10).map(authorized)).await;
         assert_eq!(probe.calls(), 11 * round + 10);
-        let anonymous = (0..50).map(|_| get_with("/", "x-user", "nobody"));
+        let anonymous = (0..50).map(|_| get_with("/", "x-asker", "nobody"));
         assert!(
             answers(&cache, anonymous)
                 .await

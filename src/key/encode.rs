@@ -1,81 +1,104 @@
-//! A key's bytes.
+//! A key's bytes: items, one after the other, each a tag, the length of its value, and the value.
 
-use http::{Method, header, request::Parts};
 use smallvec::SmallVec;
 
 /// A key while it is made: on the stack, unless it is long.
 pub(crate) type KeyBytes = SmallVec<[u8; 256]>;
 
 /// Raised when the encoding changes, so that keys of different versions are never equal.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-/// What kind of part follows.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-pub(super) enum Tag {
+macro_rules! tags {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// What kind of item follows.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(super) enum Tag {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Tag {
+            fn of(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+tags! {
+    /// A value of the item before it, which has as many as stand there: none, one, or several.
+    Value = 0,
     Namespace = 1,
-    LayerNamed = 2,
-    LayerNumbered = 3,
-    Method = 4,
-    Get = 20,
-    Scheme = 5,
-    Authority = 6,
-    Host = 7,
-    Path = 8,
-    #[cfg(feature = "axum")]
-    OriginalPath = 9,
-    #[cfg(feature = "axum")]
-    OriginalQuery = 10,
-    RawQuery = 11,
-    Parameter = 12,
-    Header = 13,
-    Cookie = 14,
-    Custom = 15,
-    Value = 16,
-    Body = 17,
-    Variant = 18,
-    Authorized = 19,
-    Forwarded = 21,
+    AppVersion = 2,
+    LayerNamed = 3,
+    LayerNumbered = 4,
+    Sealed = 5,
+    Method = 6,
+    Scheme = 7,
+    Authority = 8,
+    Host = 9,
+    Path = 10,
+    OriginalPath = 11,
+    OriginalQuery = 12,
+    Forwarded = 13,
+    ForwardedElement = 14,
+    RawQuery = 15,
+    Parameter = 16,
+    Header = 17,
+    Cookie = 18,
+    Capture = 19,
+    Extension = 20,
+    Part = 21,
+    RawBody = 22,
+    JsonBody = 23,
+    GrpcMessage = 24,
+    Trailer = 25,
+    Variant = 26,
+    Authorized = 27,
 }
 
 pub(super) fn put(key: &mut KeyBytes, tag: Tag, value: &[u8]) {
-    let [b0, b1, b2, b3, b4] = length_bytes(value.len());
-    key.extend_from_slice(&[tag as u8, b0, b1, b2, b3, b4]);
+    #[expect(clippy::cast_possible_truncation, reason = "of the last seven bits")]
+    if value.len() < 0x80 {
+        key.extend_from_slice(&[tag as u8, value.len() as u8]);
+    } else {
+        key.push(tag as u8);
+        let mut length = value.len();
+        while length >= 0x80 {
+            key.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        key.push(length as u8);
+    }
     key.extend_from_slice(value);
 }
 
-/// A number, in as many bytes as a length has everywhere.
-pub(super) fn put_count(key: &mut KeyBytes, count: usize) {
-    key.extend_from_slice(&length_bytes(count));
-}
-
-/// Lengths are of what is in memory: five bytes hold a terabyte.
-fn length_bytes(length: usize) -> [u8; 5] {
-    let [b0, b1, b2, b3, b4, ..] = (length as u64).to_le_bytes();
-    [b0, b1, b2, b3, b4]
-}
-
-/// A value that may be absent, which is not the same as empty.
-pub(super) fn put_optional(key: &mut KeyBytes, tag: Tag, value: Option<&[u8]>) {
-    match value {
-        Some(value) => {
-            put_count(key, 1);
-            put(key, tag, value);
-        }
-        None => put_count(key, 0),
+/// An item with a value, or none if it is absent.
+pub(super) fn put_optional(key: &mut KeyBytes, tag: Tag, name: &[u8], value: Option<&[u8]>) {
+    put(key, tag, name);
+    if let Some(value) = value {
+        put(key, Tag::Value, value);
     }
 }
 
-/// What every key of a layer begins with: the encoding's version, the application's namespace, and the layer.
+/// What every key of a layer begins with: the encoding's version, the application's namespace and version, the layer.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyPrefix(KeyBytes);
 
 impl KeyPrefix {
     /// Layers of one name answer each other's requests; layers without a name have a number of their own.
-    pub(crate) fn new(namespace: &str, name: Option<&str>, number: u64) -> Self {
+    pub(crate) fn new(namespace: &str, version: &str, name: Option<&str>, number: u64) -> Self {
         let mut key = KeyBytes::new();
         key.push(VERSION);
-        put(&mut key, Tag::Namespace, namespace.as_bytes());
+        if !namespace.is_empty() {
+            put(&mut key, Tag::Namespace, namespace.as_bytes());
+        }
+        if !version.is_empty() {
+            put(&mut key, Tag::AppVersion, version.as_bytes());
+        }
         match name {
             Some(name) => put(&mut key, Tag::LayerNamed, name.as_bytes()),
             None => put(&mut key, Tag::LayerNumbered, &number.to_le_bytes()),
@@ -89,47 +112,74 @@ impl KeyPrefix {
     }
 }
 
-/// GET and HEAD share a key: a stored GET answers both.
-pub(super) fn method(key: &mut KeyBytes, method: &Method) {
-    match *method {
-        Method::GET | Method::HEAD => key.push(Tag::Get as u8),
-        _ => put(key, Tag::Method, method.as_str().as_bytes()),
+/// A key taken apart again: what was put in, in its order. `None` if these bytes are no key.
+pub(super) fn items(key: &[u8]) -> Option<Vec<(Tag, &[u8])>> {
+    let mut rest = key.strip_prefix(&[VERSION])?;
+    let mut items = Vec::new();
+    while let Some((&tag, after)) = rest.split_first() {
+        let tag = Tag::of(tag)?;
+        let (length, after) = length(after)?;
+        let (value, after) = after.split_at_checked(length)?;
+        items.push((tag, value));
+        rest = after;
     }
+    Some(items)
 }
 
-/// Scheme and authority of the target, and what `Host` says besides: handlers read either.
-pub(super) fn authority(key: &mut KeyBytes, parts: &Parts) {
-    if let Some(scheme) = parts.uri.scheme() {
-        put(key, Tag::Scheme, scheme.as_str().as_bytes());
+fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut length: usize = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        let bits = usize::from(byte & 0x7f);
+        let shift = u32::try_from(at).ok()?.checked_mul(7)?;
+        if bits.leading_zeros() < shift {
+            return None;
+        }
+        length |= bits.checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some((length, &bytes[at + 1..]));
+        }
     }
-    if let Some(authority) = parts.uri.authority() {
-        put_host(key, Tag::Authority, authority.as_str().as_bytes());
-    }
-    for host in parts.headers.get_all(header::HOST) {
-        put_host(key, Tag::Host, host.as_bytes());
-    }
+    None
 }
 
-/// RFC 9110 §4.2.3: a host's name is the same in any case. What stands before an `@` is not.
-fn put_host(key: &mut KeyBytes, tag: Tag, host: &[u8]) {
-    put(key, tag, host);
-    if !host.contains(&b'@') {
-        let value = key.len() - host.len();
-        key[value..].make_ascii_lowercase();
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The path and query as the client sent them, where a router has changed what the cache sees (`nest` strips a prefix).
-#[cfg(feature = "axum")]
-pub(super) fn original_uri(key: &mut KeyBytes, parts: &Parts) {
-    let Some(original) = parts.extensions.get::<axum::extract::OriginalUri>() else {
-        return;
-    };
-    if original.path() != parts.uri.path() {
-        put(key, Tag::OriginalPath, original.path().as_bytes());
+    // Invariant 7.
+    #[test]
+    fn what_was_put_into_a_key_can_be_taken_out_again() {
+        let mut key = KeyBytes::new();
+        KeyPrefix::new("shop", "7", None, 3).start(&mut key);
+        let long = vec![b'x'; 100_000];
+        let values: [&[u8]; 6] = [b"", b"a", &[0; 127], &[1; 128], &[2; 16_384], &long];
+        for value in values {
+            put_optional(&mut key, Tag::Header, value, Some(value));
+            put_optional(&mut key, Tag::Cookie, value, None);
+        }
+        let items = items(&key).unwrap();
+        assert_eq!(items[0], (Tag::Namespace, &b"shop"[..]));
+        assert_eq!(items[1], (Tag::AppVersion, &b"7"[..]));
+        assert_eq!(items[2], (Tag::LayerNumbered, &3u64.to_le_bytes()[..]));
+        let expected = values.iter().flat_map(|value| {
+            let tags = [Tag::Header, Tag::Value, Tag::Cookie];
+            tags.map(|tag| (tag, *value))
+        });
+        assert!(items[3..].iter().copied().eq(expected));
     }
-    if original.query() != parts.uri.query() {
-        put(key, Tag::OriginalQuery, &[]);
-        put_optional(key, Tag::Value, original.query().map(str::as_bytes));
+
+    #[test]
+    fn what_is_no_key_is_none() {
+        let mut key = KeyBytes::new();
+        KeyPrefix::new("", "", Some("a"), 0).start(&mut key);
+        put(&mut key, Tag::Path, &[b'a'; 300]);
+        for cut in 0..key.len() {
+            let whole_items = cut == 1 || cut == 4;
+            assert_eq!(items(&key[..cut]).is_some(), whole_items, "{cut}");
+        }
+        let huge = [&[VERSION, Tag::Path as u8][..], &[0xff; 12], &[1]].concat();
+        assert_eq!(items(&huge), None);
+        assert_eq!(items(&[VERSION, 200, 0]), None);
+        assert_eq!(items(&[VERSION + 1]), None);
     }
 }

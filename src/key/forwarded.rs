@@ -1,8 +1,9 @@
 //! What proxies in front say of the target, and handlers make links of: anybody may send it, so it has to be in the key.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
 
-use super::encode::{KeyBytes, Tag, put, put_count};
+use super::encode::{KeyBytes, Tag, put};
 use crate::status::Reason;
 
 /// Host, scheme and place of the service as the client sees them, besides what begins with `x-forwarded-`.
@@ -33,17 +34,31 @@ const OVERRIDES: [HeaderName; 8] = [
 ///
 /// The reason for which such a request has no key: it is for another target than it says, or nobody can tell.
 pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(), Reason> {
-    let mut elements = 0;
+    let mut found: SmallVec<[(&HeaderName, &HeaderValue); 8]> = SmallVec::new();
     for (name, value) in headers {
         // This runs on every hit, and most names are neither.
         if !matches!(name.as_str().as_bytes(), [b'x' | b'f', ..]) {
             continue;
         }
-        if *name == header::FORWARDED {
-            put_elements(key, value.as_bytes(), &mut elements).ok_or(Reason::Forwarded)?;
-        } else if OVERRIDES.contains(name) {
+        if OVERRIDES.contains(name) {
             return Err(Reason::Override);
-        } else if tells_target(name) {
+        }
+        if *name == header::FORWARDED || tells_target(name) {
+            found.push((name, value));
+        }
+    }
+    // Lines of one name stay in their order.
+    found.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+    let mut elements = Elements::default();
+    for (name, value) in found {
+        if *name == header::FORWARDED {
+            let told = elements.each(value.as_bytes(), |element, name, value| {
+                put(key, Tag::ForwardedElement, &element.to_le_bytes());
+                put(key, Tag::Value, name);
+                put(key, Tag::Value, value);
+            });
+            told.ok_or(Reason::Forwarded)?;
+        } else {
             put(key, Tag::Forwarded, name.as_str().as_bytes());
             put(key, Tag::Value, value.as_bytes());
         }
@@ -52,37 +67,64 @@ pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(
 }
 
 /// All that begins with `x-forwarded-`, but for the client's own address, and those that say the same in other words.
-fn tells_target(name: &HeaderName) -> bool {
+pub(super) fn tells_target(name: &HeaderName) -> bool {
     let forwarded = name.as_str().strip_prefix("x-forwarded-");
     forwarded.is_some_and(|what| what != "for") || TARGET.contains(name)
 }
 
-/// The hosts and schemes of a `Forwarded` line, each with the number of its element: readers take the first or the
-/// last (RFC 7239 §4). `None` if it cannot be read.
-fn put_elements(key: &mut KeyBytes, line: &[u8], elements: &mut usize) -> Option<()> {
-    // A quoted string may hold separators, so a line with an escape or an odd quote is not taken apart.
-    let quotes = line.iter().filter(|&&b| b == b'"').count();
-    if quotes % 2 != 0 || line.contains(&b'\\') {
-        return None;
-    }
-    for element in unquoted(line, b',') {
-        *elements += 1;
-        for pair in unquoted(element, b';').map(<[u8]>::trim_ascii) {
-            if pair.is_empty() {
-                continue;
+/// `Forwarded` with nothing in it but what is in the key: the hosts and schemes, each in its place.
+pub(super) fn sealed(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut elements = Elements::default();
+    let mut told: Vec<Vec<u8>> = Vec::new();
+    for line in headers.get_all(header::FORWARDED) {
+        elements.each(line.as_bytes(), |element, name, value| {
+            // An element of which nothing is in the key still keeps its place.
+            told.resize_with(element.max(told.len()), Vec::new);
+            let pairs = &mut told[element - 1];
+            if !pairs.is_empty() {
+                pairs.push(b';');
             }
-            let at = pair.iter().position(|&b| b == b'=')?;
-            let (name, value) = (&pair[..at], &pair[at + 1..]);
-            if name.eq_ignore_ascii_case(b"host") || name.eq_ignore_ascii_case(b"proto") {
-                put(key, Tag::Forwarded, name);
-                put_count(key, *elements);
-                put(key, Tag::Value, value);
-            } else if name.is_empty() || !name.iter().all(u8::is_ascii_alphanumeric) {
-                return None;
+            pairs.extend([name, b"=", value].concat());
+        })?;
+    }
+    for pairs in told.iter_mut().filter(|pairs| pairs.is_empty()) {
+        pairs.extend(b"for=unknown");
+    }
+    let line = told.join(&b", "[..]);
+    (!line.is_empty())
+        .then(|| HeaderValue::from_bytes(&line).ok())
+        .flatten()
+}
+
+/// Numbers the elements of the `Forwarded` lines of a request: readers take the first or the last (RFC 7239 §4).
+#[derive(Default)]
+struct Elements(usize);
+
+impl Elements {
+    /// The hosts and schemes of a line, each with the number of its element. `None` if the line cannot be read.
+    fn each(&mut self, line: &[u8], mut told: impl FnMut(usize, &[u8], &[u8])) -> Option<()> {
+        // A quoted string may hold separators, so a line with an escape or an odd quote is not taken apart.
+        let quotes = line.iter().filter(|&&b| b == b'"').count();
+        if quotes % 2 != 0 || line.contains(&b'\\') {
+            return None;
+        }
+        for element in unquoted(line, b',') {
+            self.0 += 1;
+            for pair in unquoted(element, b';').map(<[u8]>::trim_ascii) {
+                if pair.is_empty() {
+                    continue;
+                }
+                let at = pair.iter().position(|&b| b == b'=')?;
+                let (name, value) = (&pair[..at], &pair[at + 1..]);
+                if name.eq_ignore_ascii_case(b"host") || name.eq_ignore_ascii_case(b"proto") {
+                    told(self.0, name, value);
+                } else if name.is_empty() || !name.iter().all(u8::is_ascii_alphanumeric) {
+                    return None;
+                }
             }
         }
+        Some(())
     }
-    Some(())
 }
 
 /// The pieces between separators that stand in no quoted string.

@@ -2,26 +2,51 @@
 //!
 //! A key is bytes: a version, what tells applications and layers apart, then each part as its tag and its value, every
 //! value behind its length. There are no separators, so two different selections of values can never make one key.
+//!
+//! What is chosen with [`Key`] decides two more things: for which requests a response that says `Vary` is, and, with
+//! [`Key::seal`], what the inner service sees.
 
+mod body;
+#[cfg(feature = "axum")]
+mod capture;
 mod cookie;
 mod encode;
 mod forwarded;
+mod header;
+mod identity;
+#[cfg(feature = "json")]
+mod json;
+mod parts;
 mod query;
+mod seal;
+mod selection;
+mod target;
+mod value;
 
-use std::{borrow::Cow, fmt, marker::PhantomData, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderMap, HeaderName, header, request::Parts};
+use http::{HeaderName, header as field, request::Parts};
 
-use crate::status::Reason;
+pub use body::{Body, Head};
 pub(crate) use encode::{KeyBytes, KeyPrefix};
-use encode::{Tag, put, put_count, put_optional};
+use encode::{Tag, put_optional};
+use header::Header;
+pub use header::Normalize;
+pub(crate) use identity::Identity;
+pub use parts::KeyPart;
+pub(crate) use parts::{parts, text};
 use query::Query;
+use seal::Seal;
+use selection::Found;
+pub(crate) use selection::Selection;
+pub use value::{KeyValue, KeyWriter};
 
 /// Which parts of a request make its key.
 ///
 /// Always in the key: the method (GET and HEAD share), scheme, authority and path, as they come, and the host and scheme
 /// that `Forwarded` and `X-Forwarded-*` tell, never the client's address. Chosen here: the
-/// query (all of it, unless you say otherwise), headers, cookies, and what a closure finds. Two requests have the same
+/// query (all of it, unless you say otherwise), headers, cookies, what a router captured of the path, extensions of a
+/// type, what a closure finds, and the body. Two requests have the same
 /// key exactly when all of these are equal, byte for byte; absent, empty and repeated values are different things.
 ///
 /// Behind axum's `nest` the path as the client sent it is in the key too (feature `axum`).
@@ -41,43 +66,11 @@ use query::Query;
 ///     .build();
 /// # let _ = cache;
 /// ```
+#[derive(Debug, Clone)]
 pub struct Key<B = Head> {
-    ignore_authority: bool,
-    ignore_cookies: bool,
-    ignore_authorization: bool,
-    query: Query,
-    headers: Vec<HeaderName>,
-    cookies: Vec<Cow<'static, str>>,
-    custom: Vec<Custom>,
-    body_limit: usize,
-    reads: PhantomData<B>,
+    selection: Selection,
+    body: B,
 }
-
-type Custom = Arc<dyn Fn(&Parts) -> Option<Cow<'static, [u8]>> + Send + Sync>;
-
-/// A [`Key`] made of the request's head alone.
-///
-/// # Examples
-///
-/// ```
-/// use tower_response_cache::{Key, key::Head};
-/// let key: Key<Head> = Key::new();
-/// # let _ = key;
-/// ```
-#[derive(Debug, Clone, Copy)]
-pub struct Head;
-
-/// A [`Key`] that also reads the request's body.
-///
-/// # Examples
-///
-/// ```
-/// use tower_response_cache::{Key, key::Body};
-/// let key: Key<Body> = Key::grpc(64 * 1024);
-/// # let _ = key;
-/// ```
-#[derive(Debug, Clone, Copy)]
-pub struct Body;
 
 impl Key<Head> {
     /// Method, scheme, authority, path and the whole query.
@@ -90,7 +83,66 @@ impl Key<Head> {
     /// ```
     #[must_use]
     pub fn new() -> Self {
-        Self::with_body_limit(0)
+        Self {
+            selection: Selection::default(),
+            body: Head,
+        }
+    }
+
+    /// The body too, byte for byte, with its type, its encoding and its trailers. A request with a body of more than
+    /// `limit` bytes passes by, whole and without being held back; so does a gRPC call, for which there is
+    /// [`Key::grpc`].
+    ///
+    /// Until its body is whole, a request waits, for
+    /// [`wait_timeout`](crate::CacheLayerBuilder::wait_timeout) at most. Which methods the cache answers is chosen with
+    /// [`methods`](crate::CacheLayerBuilder::methods): GET and HEAD, unless you say otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_response_cache::{CacheLayer, Key};
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let search = CacheLayer::builder().key(Key::new().body(64 * 1024)).methods([Method::POST])?.build();
+    /// # let _ = search;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn body(self, limit: usize) -> Key<Body> {
+        self.with_body(Body::raw(limit))
+    }
+
+    /// As [`body`](Self::body), but where the body is JSON, and said to be, the order of its members and the white
+    /// space between them do not matter. Numbers and strings are compared as they are written: `1` is not `1.0`.
+    /// A body that is no JSON, has two members of one name, or is more than 32 levels deep, is in the key byte for byte.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_response_cache::{CacheLayer, Key};
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let search = CacheLayer::builder().key(Key::new().json_body(64 * 1024)).methods([Method::POST])?.build();
+    /// # let _ = search;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "json")]
+    #[must_use]
+    pub fn json_body(self, limit: usize) -> Key<Body> {
+        self.with_body(Body::json(limit))
+    }
+
+    fn with_body(self, body: Body) -> Key<Body> {
+        let key = Key {
+            selection: self.selection,
+            body,
+        };
+        key.header(field::CONTENT_TYPE)
+            .header(field::CONTENT_ENCODING)
     }
 }
 
@@ -121,35 +173,49 @@ impl Key<Body> {
     /// ```
     #[must_use]
     pub fn grpc(limit: usize) -> Self {
-        Self::with_body_limit(limit)
-            .header(header::CONTENT_TYPE)
+        Key::new()
+            .with_body(Body::grpc(limit))
             .header(HeaderName::from_static("grpc-encoding"))
             .header(HeaderName::from_static("grpc-accept-encoding"))
     }
 
-    /// How many bytes of a message are read, at the most.
-    pub(crate) fn body_limit(&self) -> usize {
-        self.body_limit
+    /// Only requests for which this is true have a key; the others pass by. It gets the whole body, and runs on every
+    /// request whose body is within the limit, also on hits. Replaces an earlier one.
+    ///
+    /// # Examples
+    ///
+    /// GraphQL asks and changes by the same method and path:
+    ///
+    /// ```
+    /// use tower_response_cache::Key;
+    ///
+    /// fn only_asks(body: &[u8]) -> bool {
+    ///     let Ok(serde_json::Value::Object(request)) = serde_json::from_slice(body) else { return false };
+    ///     let document = request.get("query").and_then(|query| query.as_str()).unwrap_or("mutation");
+    ///     !document.contains("mutation") && !document.contains("subscription")
+    /// }
+    ///
+    /// let key = Key::new().body(64 * 1024).only_if(|_, body| only_asks(body));
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn only_if<F>(mut self, is_keyed: F) -> Self
+    where
+        F: Fn(&Parts, &[u8]) -> bool + Send + Sync + 'static,
+    {
+        self.body.only_if(Arc::new(is_keyed));
+        self
+    }
+
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.body.is_grpc()
     }
 }
 
 impl<B> Key<B> {
-    fn with_body_limit(body_limit: usize) -> Self {
-        Self {
-            ignore_authority: false,
-            ignore_cookies: false,
-            ignore_authorization: false,
-            query: Query::All,
-            headers: Vec::new(),
-            cookies: Vec::new(),
-            custom: Vec::new(),
-            body_limit,
-            reads: PhantomData,
-        }
-    }
-
-    /// Only these query parameters are in the key, whatever their order; the others do not split the cache.
-    /// Replaces any earlier choice about the query. Defaults to the whole query, as it comes.
+    /// Only these query parameters are in the key, whatever their order; the others do not split the cache. A name may
+    /// end in `*` to mean all that begin with it. Replaces any earlier choice about the query. Defaults to the whole
+    /// query, as it comes.
     ///
     /// A repeated parameter keeps the order of its values. A query that cannot be read without doubt is in the key as
     /// a whole, byte for byte.
@@ -157,12 +223,12 @@ impl<B> Key<B> {
     /// # Examples
     ///
     /// ```
-    /// let key = tower_response_cache::Key::new().query(["page", "sort"]);
+    /// let key = tower_response_cache::Key::new().query(["page", "sort", "filter_*"]);
     /// # let _ = key;
     /// ```
     #[must_use]
     pub fn query<N: Into<Cow<'static, str>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.query = Query::only(names);
+        self.selection.query = Query::only(names);
         self
     }
 
@@ -180,7 +246,7 @@ impl<B> Key<B> {
         mut self,
         names: impl IntoIterator<Item = N>,
     ) -> Self {
-        self.query = Query::except(names);
+        self.selection.query = Query::except(names);
         self
     }
 
@@ -193,15 +259,40 @@ impl<B> Key<B> {
     /// # let _ = key;
     /// ```
     #[must_use]
-    pub fn header(mut self, name: HeaderName) -> Self {
-        if !self.headers.contains(&name) {
-            self.headers.push(name);
-        }
+    pub fn header(self, name: HeaderName) -> Self {
+        self.put_header(name, None)
+    }
+
+    /// This header in a form that its many spellings share. The inner service sees it in this form too. Replaces an
+    /// earlier choice about the same header.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::header::ACCEPT_ENCODING;
+    /// use tower_response_cache::{Key, key::Normalize};
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let key = Key::new().header_as(ACCEPT_ENCODING, Normalize::codings(["br", "gzip"])?);
+    /// # let _ = key;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn header_as(self, name: HeaderName, normalize: Normalize) -> Self {
+        self.put_header(name, Some(normalize))
+    }
+
+    fn put_header(mut self, name: HeaderName, normalize: Option<Normalize>) -> Self {
+        let headers = &mut self.selection.headers;
+        headers.retain(|known| known.name != name);
+        headers.push(Header { name, normalize });
         self
     }
 
     /// The value of the cookie of this name. A request that carries other cookies still passes by, since the answer
-    /// may depend on those, unless [`ignore_cookies`](Self::ignore_cookies) says that it does not.
+    /// may depend on those, unless [`ignore_cookies`](Self::ignore_cookies) says that it does not, or
+    /// [`seal`](Self::seal) sees to it.
     ///
     /// # Examples
     ///
@@ -212,38 +303,102 @@ impl<B> Key<B> {
     #[must_use]
     pub fn cookie(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         let name = name.into();
-        if !self.cookies.contains(&name) {
-            self.cookies.push(name);
+        if !self.selection.cookies.contains(&name) {
+            self.selection.cookies.push(name);
         }
         self
     }
 
-    /// What this closure finds in the request. `None` means that the request has no key: it passes by.
+    /// What axum's router has captured of the path under this name, decoded, beside the whole path, which is always in
+    /// the key as it comes. A request for which nothing was captured under this name passes by.
     ///
-    /// It runs on every request, also on hits. Several closures are told apart by their order.
+    /// # Examples
+    ///
+    /// ```
+    /// let key = tower_response_cache::Key::new().capture("tenant");
+    /// # let _ = key;
+    /// ```
+    #[cfg(feature = "axum")]
+    #[must_use]
+    pub fn capture(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        let name = name.into();
+        if !self.selection.captures.contains(&name) {
+            self.selection.captures.push(name);
+        }
+        self
+    }
+
+    /// The extension of this type, which has to be there: a request without it passes by. What puts it into the
+    /// request (a layer that knows the tenant, the user's segment) stands outside the cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{Key, key::{KeyValue, KeyWriter}};
+    ///
+    /// #[derive(Clone)]
+    /// struct Tenant(String);
+    ///
+    /// impl KeyValue for Tenant {
+    ///     fn write(&self, key: &mut KeyWriter<'_>) {
+    ///         self.0.write(key);
+    ///     }
+    /// }
+    ///
+    /// let key = Key::new().extension::<Tenant>();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn extension<T: KeyValue + Send + Sync + 'static>(self) -> Self {
+        self.put_found(Found::extension::<T>(true))
+    }
+
+    /// The extension of this type, if it is there; that it is absent is a value too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{Key, key::{KeyValue, KeyWriter}};
+    /// # struct Segment(u8);
+    /// # impl KeyValue for Segment {
+    /// #     fn write(&self, key: &mut KeyWriter<'_>) { self.0.write(key); }
+    /// # }
+    /// let key = Key::new().optional_extension::<Segment>();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn optional_extension<T: KeyValue + Send + Sync + 'static>(self) -> Self {
+        self.put_found(Found::extension::<T>(false))
+    }
+
+    /// What this closure finds in the request, under a name of yours. `None` means that the request has no key: it
+    /// passes by. Replaces an earlier closure of the same name.
+    ///
+    /// It runs on every request, also on hits.
     ///
     /// # Examples
     ///
     /// ```
     /// use tower_response_cache::Key;
     ///
-    /// #[derive(Clone)]
-    /// struct Tenant(String);
-    ///
-    /// let key = Key::new().part(|parts| {
-    ///     let tenant = parts.extensions.get::<Tenant>()?;
-    ///     Some(tenant.0.clone().into_bytes())
+    /// let key = Key::new().part("preview", |parts| {
+    ///     let preview = parts.headers.contains_key("x-preview");
+    ///     (!preview).then_some(false) // previews pass by
     /// });
     /// # let _ = key;
     /// ```
     #[must_use]
-    pub fn part<F, V>(mut self, find: F) -> Self
+    pub fn part<F, V>(self, name: impl Into<Cow<'static, str>>, find: F) -> Self
     where
         F: Fn(&Parts) -> Option<V> + Send + Sync + 'static,
-        V: Into<Cow<'static, [u8]>>,
+        V: KeyValue,
     {
-        self.custom
-            .push(Arc::new(move |parts| find(parts).map(Into::into)));
+        self.put_found(Found::part(name.into(), find))
+    }
+
+    fn put_found(mut self, found: Found) -> Self {
+        self.selection.found.retain(|known| !known.is(&found));
+        self.selection.found.push(found);
         self
     }
 
@@ -257,7 +412,7 @@ impl<B> Key<B> {
     /// ```
     #[must_use]
     pub fn ignore_authority(mut self) -> Self {
-        self.ignore_authority = true;
+        self.selection.ignore_authority = true;
         self
     }
 
@@ -267,17 +422,18 @@ impl<B> Key<B> {
     /// # Examples
     ///
     /// ```
-    /// let key = tower_response_cache::Key::new().ignore_cookies();
+    /// let key = tower_response_cache::Key::new().cookie("region").ignore_cookies();
     /// # let _ = key;
     /// ```
     #[must_use]
     pub fn ignore_cookies(mut self) -> Self {
-        self.ignore_cookies = true;
+        self.selection.ignore_cookies = true;
         self
     }
 
-    /// Says that the answer does not depend on who asks, though the request carries `Authorization` (or
-    /// `Proxy-Authorization`): whoever passes the authorisation that stands outside the cache sees the same.
+    /// Says that the answer does not depend on who asks, though the request says so with `Authorization`,
+    /// `Proxy-Authorization`, an API key or what a proxy knows of the user: whoever passes the authorisation that
+    /// stands outside the cache sees the same.
     ///
     /// # Examples
     ///
@@ -287,143 +443,81 @@ impl<B> Key<B> {
     /// ```
     #[must_use]
     pub fn ignore_authorization(mut self) -> Self {
-        self.ignore_authorization = true;
+        self.selection.ignore_authorization = true;
         self
     }
 
-    /// What the request says of who asks: an error if it carries something that the key leaves out and the answer may
-    /// depend on.
-    pub(crate) fn identity(&self, headers: &HeaderMap) -> Result<Identity, Reason> {
-        let mut identity = Identity::None;
-        // One walk over the names is cheaper than a search for each.
-        for name in headers.keys() {
-            if *name == header::AUTHORIZATION {
-                // RFC 9111 §3.5: whether such an answer may be shared is for the response to say.
-                if !self.ignore_authorization && !self.headers.contains(name) {
-                    identity = Identity::Authorized;
-                }
-            } else if *name == header::COOKIE {
-                let keyed = self.ignore_cookies || self.headers.contains(name);
-                if !keyed && cookie::any_besides(headers, &self.cookies) {
-                    return Err(Reason::Cookie);
-                }
-            } else if *name == header::PROXY_AUTHORIZATION
-                && !self.ignore_authorization
-                && !self.headers.contains(name)
-            {
-                return Err(Reason::ProxyAuthorization);
-            }
-        }
-        Ok(identity)
+    /// Lets the inner service see no header and no cookie that is not in the key: what it cannot read cannot leak into
+    /// an answer that others get. So a request with `Authorization` or cookies is answered by the cache too, and the
+    /// inner service does not learn of them.
+    ///
+    /// What is in the key stays, as it is there: chosen headers (in their normal form), chosen cookies, the host (in lower
+    /// case), and what `Forwarded` and `X-Forwarded-*` say of the target. So does what the message needs to be read and
+    /// traced: `Content-Length`, `Transfer-Encoding`, `TE`, `Trailer`, `traceparent`, `tracestate`, `b3`, `X-B3-*`,
+    /// `X-Request-Id`, `X-Correlation-Id`, `X-Amzn-Trace-Id`, `X-Cloud-Trace-Context`; and what
+    /// [`let_through`](Self::let_through) names. Everything else goes, validators and ranges too. The request's
+    /// extensions stay, whatever is in them: what layers outside the cache put there, the address of the client.
+    ///
+    /// A request that has no key is not sealed: it passes by as it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::header::ACCEPT_LANGUAGE;
+    ///
+    /// let key = tower_response_cache::Key::new().header(ACCEPT_LANGUAGE).cookie("region").seal();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn seal(mut self) -> Self {
+        self.selection.seal.get_or_insert_default();
+        self
     }
 
-    /// The key of a request, as far as its head goes, into a place of the caller's: it is too large to be moved about.
+    /// As [`seal`](Self::seal), and lets the inner service see no query parameter either that is not in the key: they
+    /// come ordered by name.
     ///
-    /// # Errors
+    /// # Examples
     ///
-    /// The reason for which the request has no key: a part is absent, or the key is longer than `limit` bytes.
-    pub(crate) fn encode(
-        &self,
-        prefix: &KeyPrefix,
-        parts: &Parts,
-        limit: usize,
-        key: &mut KeyBytes,
-    ) -> Result<(), Reason> {
-        if parts.uri.path().len() > limit {
-            return Err(Reason::KeyTooLong);
-        }
-        prefix.start(key);
-        encode::method(key, &parts.method);
-        if !self.ignore_authority {
-            encode::authority(key, parts);
-        }
-        put(key, Tag::Path, parts.uri.path().as_bytes());
-        #[cfg(feature = "axum")]
-        encode::original_uri(key, parts);
-        forwarded::put_forwarded(key, &parts.headers)?;
-        self.query.encode(key, parts.uri.query());
-        for name in &self.headers {
-            put(key, Tag::Header, name.as_str().as_bytes());
-            let values = parts.headers.get_all(name);
-            put_count(key, values.iter().count());
-            for value in values {
-                put(key, Tag::Value, value.as_bytes());
-            }
-        }
-        for name in &self.cookies {
-            put(key, Tag::Cookie, name.as_bytes());
-            for pair in cookie::named(&parts.headers, name) {
-                put(key, Tag::Value, pair);
-            }
-        }
-        for find in &self.custom {
-            let found = find(parts).ok_or(Reason::KeyPart)?;
-            put(key, Tag::Custom, &found);
-        }
-        if key.len() > limit {
-            return Err(Reason::KeyTooLong);
-        }
-        Ok(())
+    /// ```
+    /// let key = tower_response_cache::Key::new().query(["page", "sort"]).seal_query();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn seal_query(mut self) -> Self {
+        self.selection.seal.get_or_insert_default().query = true;
+        self
     }
-}
 
-/// Adds to the key what was read of the body: its length, and a digest that nobody can make two bodies share.
-pub(crate) fn put_body(key: &mut KeyBytes, encoding: u8, message: &[u8]) {
-    use sha2::{Digest, Sha256};
-    put(key, Tag::Body, &[encoding]);
-    put_count(key, message.len());
-    key.extend_from_slice(&Sha256::digest(message));
+    /// As [`seal`](Self::seal), but the inner service sees this header, though it is not in the key: you vouch for it that
+    /// the answer does not depend on it, or says `Vary` where it does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let key = tower_response_cache::Key::new().seal().let_through(http::header::USER_AGENT);
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn let_through(mut self, header: HeaderName) -> Self {
+        let seal = self.selection.seal.get_or_insert_with(Seal::default);
+        seal.let_through.push(header);
+        self
+    }
+
+    pub(crate) fn into_parts(self) -> (Selection, B) {
+        (self.selection, self.body)
+    }
 }
 
 /// Adds the value of a header that a response's `Vary` names.
 pub(crate) fn put_variant(key: &mut KeyBytes, name: &HeaderName, value: Option<&[u8]>) {
-    put(key, Tag::Variant, name.as_str().as_bytes());
-    put_optional(key, Tag::Value, value);
+    put_optional(key, Tag::Variant, name.as_str().as_bytes(), value);
 }
 
 /// Sets the requests that carry an unkeyed `Authorization` apart, so that nobody waits for an answer that may be theirs alone.
 pub(crate) fn put_authorized(key: &mut KeyBytes) {
-    put(key, Tag::Authorized, &[]);
-}
-
-/// Who asks, as far as the key leaves it open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Identity {
-    /// Nobody in particular, or it is in the key.
-    None,
-    /// Somebody with credentials that are not in the key: only a response that says so may be shared.
-    Authorized,
-}
-
-impl<B> Clone for Key<B> {
-    fn clone(&self) -> Self {
-        Self {
-            ignore_authority: self.ignore_authority,
-            ignore_cookies: self.ignore_cookies,
-            ignore_authorization: self.ignore_authorization,
-            query: self.query.clone(),
-            headers: self.headers.clone(),
-            cookies: self.cookies.clone(),
-            custom: self.custom.clone(),
-            body_limit: self.body_limit,
-            reads: PhantomData,
-        }
-    }
-}
-
-impl<B> fmt::Debug for Key<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key")
-            .field("ignore_authority", &self.ignore_authority)
-            .field("ignore_cookies", &self.ignore_cookies)
-            .field("ignore_authorization", &self.ignore_authorization)
-            .field("query", &self.query)
-            .field("headers", &self.headers)
-            .field("cookies", &self.cookies)
-            .field("closures", &self.custom.len())
-            .field("body_limit", &self.body_limit)
-            .finish()
-    }
+    put_optional(key, Tag::Authorized, b"", None);
 }
 
 #[cfg(test)]

@@ -4,78 +4,103 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-use super::encode::{KeyBytes, Tag, put, put_optional};
+use super::encode::{KeyBytes, Tag, put_optional};
 
 /// Which parameters are in the key.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) enum Query {
+    #[default]
     All,
-    Only(Vec<Cow<'static, str>>),
-    Except {
-        names: Vec<Cow<'static, str>>,
-        prefixes: Vec<Cow<'static, str>>,
-    },
+    Only(Names),
+    Except(Names),
 }
+
+/// Names of parameters; one that ends in `*` stands for all that begin with it.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    whole: Vec<Cow<'static, str>>,
+    prefixes: Vec<Cow<'static, str>>,
+}
+
+impl Names {
+    fn new<N: Into<Cow<'static, str>>>(names: impl IntoIterator<Item = N>) -> Self {
+        let names = names.into_iter().map(Into::into);
+        let (mut prefixes, whole): (Vec<Cow<'static, str>>, Vec<_>) =
+            names.partition(|name| name.ends_with('*'));
+        for prefix in &mut prefixes {
+            *prefix = prefix[..prefix.len() - 1].to_owned().into();
+        }
+        Self { whole, prefixes }
+    }
+
+    fn contain(&self, name: &[u8]) -> bool {
+        let mut prefixes = self.prefixes.iter();
+        self.whole.iter().any(|known| known.as_bytes() == name)
+            || prefixes.any(|prefix| name.starts_with(prefix.as_bytes()))
+    }
+}
+
+/// Parameters, ordered by name; the values of a repeated name stay in their order. Names are compared as the handler
+/// will see them, decoded; values are kept as they come.
+type Pairs<'a> = SmallVec<[(Cow<'a, [u8]>, Option<&'a [u8]>); 8]>;
 
 impl Query {
     pub(super) fn only<N: Into<Cow<'static, str>>>(names: impl IntoIterator<Item = N>) -> Self {
-        let mut names: Vec<_> = names.into_iter().map(Into::into).collect();
-        names.sort_unstable();
-        names.dedup();
-        Self::Only(names)
+        Self::Only(Names::new(names))
     }
 
     pub(super) fn except<N: Into<Cow<'static, str>>>(names: impl IntoIterator<Item = N>) -> Self {
-        let (prefixes, names): (Vec<Cow<'static, str>>, Vec<_>) = names
-            .into_iter()
-            .map(Into::into)
-            .partition(|name| name.ends_with('*'));
-        let prefixes = prefixes
-            .into_iter()
-            .map(|p| p[..p.len() - 1].to_owned().into())
-            .collect();
-        Self::Except { names, prefixes }
+        Self::Except(Names::new(names))
     }
 
-    pub(super) fn encode(&self, key: &mut KeyBytes, query: Option<&str>) {
-        let selected = match self {
-            Self::All => None,
-            _ if query.is_some_and(|q| !is_plain(q)) => None,
-            Self::Only(names) if query.is_some_and(|q| brackets_a_selected(q, names)) => None,
-            Self::Only(names) => Some(select(query, |name| {
-                names.iter().any(|n| n.as_bytes() == name)
-            })),
-            Self::Except { names, prefixes } => Some(select(query, |name| {
-                !names.iter().any(|n| n.as_bytes() == name)
-                    && !prefixes.iter().any(|p| name.starts_with(p.as_bytes()))
-            })),
-        };
-        match selected {
+    pub(super) fn put(&self, key: &mut KeyBytes, query: Option<&str>) {
+        match self.select(query) {
             Some(pairs) => {
                 for (name, value) in &pairs {
-                    put(key, Tag::Parameter, name);
-                    put_optional(key, Tag::Value, *value);
+                    put_optional(key, Tag::Parameter, name, *value);
                 }
             }
-            None => {
-                put(key, Tag::RawQuery, &[]);
-                put_optional(key, Tag::Value, query.map(str::as_bytes));
-            }
+            None => put_optional(key, Tag::RawQuery, b"", query.map(str::as_bytes)),
         }
     }
-}
 
-type Pairs<'a> = SmallVec<[(Cow<'a, [u8]>, Option<&'a [u8]>); 8]>;
+    /// The query with nothing in it but what is in the key. `None` if that is all of it.
+    pub(super) fn sealed(&self, query: Option<&str>) -> Option<String> {
+        let pairs = self.select(query)?;
+        let mut sealed = String::with_capacity(query.map_or(0, str::len));
+        for (name, value) in &pairs {
+            if !sealed.is_empty() {
+                sealed.push('&');
+            }
+            for byte in &**name {
+                encode(*byte, &mut sealed);
+            }
+            if let Some(value) = value.and_then(|value| std::str::from_utf8(value).ok()) {
+                sealed.push('=');
+                sealed.push_str(value);
+            }
+        }
+        Some(sealed)
+    }
 
-/// The chosen parameters, ordered by name; the values of a repeated name stay in their order. Names are compared as
-/// the handler will see them, decoded; values are kept as they come.
-fn select(query: Option<&str>, chosen: impl Fn(&[u8]) -> bool) -> Pairs<'_> {
-    let mut pairs: Pairs<'_> = pieces(query.unwrap_or_default())
-        .map(|(name, value)| (decode(name), value))
-        .filter(|(name, _)| chosen(name))
-        .collect();
-    pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
-    pairs
+    /// The parameters that are chosen. `None` if it is the whole query: because it was chosen, or because its readers
+    /// may not agree on what is in it.
+    fn select<'a>(&self, query: Option<&'a str>) -> Option<Pairs<'a>> {
+        let text = query.unwrap_or_default();
+        let chosen: &dyn Fn(&[u8]) -> bool = match self {
+            Self::All => return None,
+            _ if !is_plain(text) => return None,
+            Self::Only(names) if brackets_a_selected(text, names) => return None,
+            Self::Only(names) => &|name| names.contain(name),
+            Self::Except(names) => &|name| !names.contain(name),
+        };
+        let mut pairs: Pairs<'a> = pieces(text)
+            .map(|(name, value)| (decode(name), value))
+            .filter(|(name, _)| chosen(name))
+            .collect();
+        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Some(pairs)
+    }
 }
 
 fn pieces(query: &str) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
@@ -89,12 +114,12 @@ fn pieces(query: &str) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     })
 }
 
-/// Whether every reader of a query takes this one apart in the same way: no `;`, which some take for `&`, and every
-/// `%` with its two digits. Any other query is in the key as a whole.
+/// Whether every reader of a query takes this one apart in the same way: no `;`, which some take for `&`, nothing but
+/// ASCII, and every `%` with its two digits. Any other query is in the key as a whole.
 fn is_plain(query: &str) -> bool {
     let bytes = query.as_bytes();
     bytes.iter().enumerate().all(|(at, &b)| match b {
-        b';' => false,
+        b';' | 0x80.. => false,
         b'%' => bytes
             .get(at + 1..at + 3)
             .is_some_and(|d| d.iter().all(u8::is_ascii_hexdigit)),
@@ -102,14 +127,13 @@ fn is_plain(query: &str) -> bool {
     })
 }
 
-/// Whether a parameter is written `name[…]` for a chosen name: some readers take it for a part of `name`.
-fn brackets_a_selected(query: &str, names: &[Cow<'static, str>]) -> bool {
+/// Whether a parameter that is not chosen is written `name[…]` for a chosen name: some readers take it for a part of
+/// `name`.
+fn brackets_a_selected(query: &str, names: &Names) -> bool {
     pieces(query).any(|(name, _)| {
         let name = decode(name);
-        names.iter().any(|chosen| {
-            name.strip_prefix(chosen.as_bytes())
-                .is_some_and(|rest| rest.first() == Some(&b'['))
-        })
+        let mut brackets = name.iter().enumerate().filter(|(_, b)| **b == b'[');
+        brackets.any(|(at, _)| names.contain(&name[..at]) && !names.contain(&name))
     })
 }
 
@@ -138,5 +162,19 @@ fn hex(digit: u8) -> u8 {
     match digit {
         b'0'..=b'9' => digit - b'0',
         _ => (digit.to_ascii_lowercase().wrapping_sub(b'a')).wrapping_add(10) & 0xf,
+    }
+}
+
+/// The reverse of `decode`. It is never longer than what was decoded, so that it fits where that was.
+fn encode(byte: u8, to: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    match byte {
+        b' ' => to.push('+'),
+        b'!' | b'$' | b'\''..=b'*' | b','..=b':' | b'?'..=b'~' => to.push(byte.into()),
+        _ => {
+            to.push('%');
+            to.push(DIGITS[usize::from(byte >> 4)].into());
+            to.push(DIGITS[usize::from(byte & 0xf)].into());
+        }
     }
 }

@@ -4,6 +4,7 @@ use http::{
 };
 
 use super::*;
+use crate::status::Reason;
 
 fn parts(uri: &str, headers: &[(HeaderName, &str)]) -> Parts {
     let mut request = Request::builder().uri(uri);
@@ -17,7 +18,11 @@ fn parts(uri: &str, headers: &[(HeaderName, &str)]) -> Parts {
 }
 
 fn encoded<B>(key: &Key<B>, parts: &Parts) -> Vec<u8> {
-    tried(key, &KeyPrefix::new("", None, 0), parts, 8192).unwrap()
+    tried(key, &prefix(), parts, 8192).unwrap()
+}
+
+fn prefix() -> KeyPrefix {
+    KeyPrefix::new("", "", None, 0)
 }
 
 fn tried<B>(
@@ -27,7 +32,9 @@ fn tried<B>(
     limit: usize,
 ) -> Result<Vec<u8>, Reason> {
     let mut bytes = KeyBytes::new();
-    key.encode(prefix, parts, limit, &mut bytes)?;
+    let mut parts = parts.clone();
+    key.selection
+        .encode(prefix, &mut parts, limit, &mut bytes)?;
     Ok(bytes.to_vec())
 }
 
@@ -95,12 +102,7 @@ fn what_proxies_say_of_the_target_is_in_the_key_and_the_clients_address_is_not()
     let key = Key::new();
     let of = |name: &'static str, value: &str| {
         let headers = [(HeaderName::from_static(name), value)];
-        tried(
-            &key,
-            &KeyPrefix::new("", None, 0),
-            &parts("/", &headers),
-            8192,
-        )
+        tried(&key, &prefix(), &parts("/", &headers), 8192)
     };
     let plain = of("accept", "x");
     for (name, value) in [
@@ -207,7 +209,8 @@ fn a_cookie_is_found_by_name_on_any_line() {
 #[test]
 fn a_request_that_says_who_asks_is_known_unless_the_key_says_who() {
     let identity = |key: Key, name: HeaderName, value: &str| {
-        key.identity(&parts("/", &[(name, value)]).headers)
+        let request = parts("/", &[(name, value)]);
+        key.selection.identity(&request.headers)
     };
     assert_eq!(identity(Key::new(), ACCEPT, "x"), Ok(Identity::None));
     assert_eq!(identity(Key::new(), COOKIE, "a=1"), Err(Reason::Cookie));
@@ -248,8 +251,8 @@ fn a_request_that_says_who_asks_is_known_unless_the_key_says_who() {
 
 #[test]
 fn a_closure_adds_a_part_or_says_that_there_is_no_key() {
-    let key = Key::new().part(|parts| parts.extensions.get::<u8>().map(|n| vec![*n]));
-    let prefix = KeyPrefix::new("", None, 0);
+    let key = Key::new().part("n", |parts| parts.extensions.get::<u8>().copied());
+    let prefix = prefix();
     let mut request = parts("/", &[]);
     assert_eq!(tried(&key, &prefix, &request, 8192), Err(Reason::KeyPart));
     request.extensions.insert(1u8);
@@ -260,7 +263,7 @@ fn a_closure_adds_a_part_or_says_that_there_is_no_key() {
 
 #[test]
 fn a_key_at_the_limit_is_made_and_one_past_it_is_not() {
-    let (key, prefix) = (Key::new(), KeyPrefix::new("", None, 0));
+    let (key, prefix) = (Key::new(), prefix());
     let request = parts("/abc?d", &[]);
     let length = tried(&key, &prefix, &request, 8192).unwrap().len();
     assert!(tried(&key, &prefix, &request, length).is_ok());
@@ -276,12 +279,14 @@ fn namespaces_and_layers_are_apart() {
     let (key, request) = (Key::new(), parts("/", &[]));
     let of = |prefix: KeyPrefix| tried(&key, &prefix, &request, 8192).unwrap();
     let prefixes = [
-        KeyPrefix::new("", None, 0),
-        KeyPrefix::new("", None, 1),
-        KeyPrefix::new("a", None, 0),
-        KeyPrefix::new("", Some("a"), 0),
-        KeyPrefix::new("a", Some("a"), 0),
-        KeyPrefix::new("", Some("\0\0\0\0\0\0\0\0"), 0),
+        KeyPrefix::new("", "", None, 0),
+        KeyPrefix::new("", "", None, 1),
+        KeyPrefix::new("a", "", None, 0),
+        KeyPrefix::new("", "a", None, 0),
+        KeyPrefix::new("a", "a", None, 0),
+        KeyPrefix::new("", "", Some("a"), 0),
+        KeyPrefix::new("a", "", Some("a"), 0),
+        KeyPrefix::new("", "", Some("\0\0\0\0\0\0\0\0"), 0),
     ];
     for (i, a) in prefixes.iter().enumerate() {
         for b in &prefixes[i + 1..] {
@@ -289,7 +294,7 @@ fn namespaces_and_layers_are_apart() {
         }
     }
     assert_eq!(
-        of(KeyPrefix::new("", Some("a"), 1)),
-        of(KeyPrefix::new("", Some("a"), 2))
+        of(KeyPrefix::new("", "", Some("a"), 1)),
+        of(KeyPrefix::new("", "", Some("a"), 2))
     );
 }

@@ -6,10 +6,11 @@ use http::{HeaderMap, StatusCode, header, response};
 use http_body::SizeHint;
 use tokio::time::Instant;
 
-use super::{Policy, cache_control::CacheControl, content_type_starts_with, is_grpc};
+use super::{Policy, cache_control::CacheControl};
 use crate::{
     entry::{Head, age},
-    key::Identity,
+    grpc::{content_type_starts_with, is_grpc},
+    key::{Identity, Selection},
     status::Reason,
     tags::{Tag, Tags, scope::Gathered},
     vary::Vary,
@@ -19,6 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Candidate<'a> {
     pub(crate) identity: Identity,
+    pub(crate) selection: &'a Selection,
     pub(crate) request_headers: &'a HeaderMap,
     pub(crate) request_tags: Tags,
     pub(crate) response: &'a response::Parts,
@@ -82,7 +84,9 @@ impl Policy {
         if candidate.identity == Identity::Authorized && !cache_control.for_authorized {
             return Err(Reason::Authorization);
         }
-        let vary = Vary::of(headers, candidate.request_headers)?;
+        let vary = Vary::of(headers, candidate.request_headers, |name| {
+            candidate.selection.leaves_no_trace_of(name)
+        })?;
         if content_type_starts_with(headers, b"text/event-stream") {
             return Err(Reason::EventStream);
         }

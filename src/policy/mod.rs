@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header, request};
 
-use crate::{status::Reason, tags::Tags};
+use crate::{grpc::is_grpc, status::Reason, tags::Tags};
 pub(crate) use judge::{Candidate, Plan, Verdict};
 pub use tag_header::TagHeader;
 
@@ -24,6 +24,8 @@ pub(crate) struct Policy {
     pub(crate) max_tag_bytes: usize,
     pub(crate) tag_headers: Vec<TagHeader>,
     pub(crate) request_tags: Option<RequestTags>,
+    /// The methods that are answered where the key reads the body.
+    pub(crate) methods: Vec<Method>,
 }
 
 pub(crate) type RequestTags = Arc<dyn Fn(&request::Parts) -> Tags + Send + Sync>;
@@ -39,6 +41,7 @@ impl Default for Policy {
             max_tag_bytes: 1 << 10,
             tag_headers: Vec::new(),
             request_tags: None,
+            methods: vec![Method::GET, Method::HEAD],
         }
     }
 }
@@ -72,6 +75,7 @@ impl fmt::Debug for Policy {
             .field("max_tags", &self.max_tags)
             .field("max_tag_bytes", &self.max_tag_bytes)
             .field("tag_headers", &self.tag_headers)
+            .field("methods", &self.methods)
             .finish_non_exhaustive()
     }
 }
@@ -94,12 +98,25 @@ pub(crate) fn admit(parts: &request::Parts, has_body: bool) -> Result<(), Reason
     Ok(())
 }
 
-/// Whether a request whose key reads its body may be a unary gRPC call.
-pub(crate) fn admit_grpc(parts: &request::Parts) -> Result<(), Reason> {
-    if parts.method != Method::POST {
+/// Whether a request whose key is made of its body too is one that the cache answers.
+pub(crate) fn admit_body(
+    parts: &request::Parts,
+    methods: &[Method],
+    is_grpc_key: bool,
+) -> Result<(), Reason> {
+    if parts.method == Method::CONNECT || upgrades(&parts.headers) {
+        return Err(Reason::Upgrade);
+    }
+    let admitted = if is_grpc_key {
+        parts.method == Method::POST
+    } else {
+        methods.contains(&parts.method)
+    };
+    if !admitted {
         return Err(Reason::Method);
     }
-    if is_grpc(&parts.headers) {
+    // A call by gRPC may be a conversation, whose end nobody must wait for.
+    if is_grpc_key == is_grpc(&parts.headers) {
         Ok(())
     } else {
         Err(Reason::RequestBodyNotKeyed)
@@ -109,17 +126,6 @@ pub(crate) fn admit_grpc(parts: &request::Parts) -> Result<(), Reason> {
 /// RFC 9110 §7.8: the connection is to speak another protocol.
 fn upgrades(headers: &HeaderMap) -> bool {
     headers.contains_key(header::UPGRADE)
-}
-
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    content_type_starts_with(headers, b"application/grpc")
-}
-
-fn content_type_starts_with(headers: &HeaderMap, start: &[u8]) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().trim_ascii_start().get(..start.len()))
-        .is_some_and(|found| found.eq_ignore_ascii_case(start))
 }
 
 /// What concerns the one requester alone: which part it wants, and on which condition (RFC 9110 §13, §14).

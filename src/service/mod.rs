@@ -19,7 +19,7 @@ use crate::{
     future::ResponseFuture,
     key::Head,
     lookup::{Found, Lookup},
-    policy, reply,
+    reply,
     respond::Missed,
     status::Reason,
 };
@@ -90,10 +90,9 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let config = &self.layered.config;
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let mut lookup = Lookup::new(config);
-        let admitted = policy::admit(&parts, !body.is_end_stream())
-            .and_then(|()| lookup.make_key(&self.layered.keys, &parts));
+        let admitted = lookup.admit_head(&self.layered, &mut parts, !body.is_end_stream());
         if let Err(reason) = admitted {
             let request = Request::from_parts(parts, body);
             return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
@@ -102,6 +101,7 @@ where
             Found::Fresh(hit) => ResponseFuture::hit(reply::hit(config, &hit, parts)),
             // A HEAD is forwarded as it is, and fills nothing: its answer has no body to store.
             Found::Nothing(..) if parts.method == Method::HEAD => {
+                config.selection.show(&mut parts);
                 let request = Request::from_parts(parts, body);
                 ResponseFuture::pass(self.inner.clone(), request, config.clone(), Reason::Head)
             }

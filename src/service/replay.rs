@@ -8,7 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use smallvec::SmallVec;
 
 use crate::body::to_bytes;
 
@@ -59,6 +61,24 @@ impl<B: Body> ReplayBody<B> {
         }
         self.read.push_back(frame.map(to_bytes));
         Poll::Ready(self.read.back().and_then(|frame| frame.as_ref().ok()))
+    }
+
+    /// All data that were read.
+    pub(super) fn data(&self) -> Bytes {
+        let frames = self.read.iter().flatten();
+        let data: SmallVec<[&Bytes; 4]> = frames.filter_map(Frame::data_ref).collect();
+        match &*data {
+            [only] => (*only).clone(),
+            several => {
+                let slices: Vec<&[u8]> = several.iter().map(|data| &***data).collect();
+                slices.concat().into()
+            }
+        }
+    }
+
+    /// The trailers, if they were read.
+    pub(super) fn trailers(&self) -> Option<&HeaderMap> {
+        self.read.back()?.as_ref().ok()?.trailers_ref()
     }
 
     pub(super) fn frames_read(&self) -> usize {

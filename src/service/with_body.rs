@@ -7,10 +7,9 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response, request};
 use http_body::{Body, Frame};
 use tokio::time::Instant;
-use tower::ServiceExt;
 use tower_service::Service;
 
 use super::replay::ReplayBody;
@@ -20,13 +19,12 @@ use crate::{
     config::Layered,
     error::BoxError,
     future::ResponseFuture,
-    grpc::{Messages, PREFIX_BYTES},
+    grpc::Messages,
     key,
     lookup::{Found, Lookup},
-    policy, reply,
+    reply,
     respond::Missed,
-    shared::count,
-    status::{CacheStatus, Reason},
+    status::Reason,
 };
 
 /// A service whose responses are cached by a key that reads the request's body: what
@@ -81,34 +79,45 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let (parts, body) = request.into_parts();
+        let Layered { config, keys, .. } = &*self.layered;
+        let (mut parts, body) = request.into_parts();
         let body = ReplayBody::unread(body);
-        let mut lookup = Lookup::new(&self.layered.config);
-        let admitted =
-            policy::admit_grpc(&parts).and_then(|()| lookup.make_key(&self.layered.keys, &parts));
-        let inner = self.inner.clone();
-        let request = Request::from_parts(parts, body);
-        match admitted {
-            Ok(()) => {
-                let way = respond(self.layered.clone(), inner, request, lookup);
-                ResponseFuture::long_way(Box::pin(way))
-            }
-            Err(reason) => {
-                ResponseFuture::pass(inner, request, self.layered.config.clone(), reason)
-            }
+        let mut lookup = Lookup::new(config);
+        let mut admitted = lookup.admit(&self.layered, &mut parts);
+        let is_empty = body.is_end_stream();
+        if is_empty && admitted.is_ok() && !keys.body.put(&parts, b"", None, &mut lookup.key) {
+            admitted = Err(Reason::RequestBodyNotKeyed);
         }
+        if let Err(reason) = admitted {
+            let request = Request::from_parts(parts, body);
+            return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
+        }
+        if is_empty && let Found::Fresh(hit) = lookup.look(config, &parts.headers) {
+            return ResponseFuture::hit(reply::hit(config, &hit, parts));
+        }
+        let asked = Asked {
+            layered: self.layered.clone(),
+            inner: self.inner.clone(),
+            request: (parts, body),
+            lookup,
+        };
+        ResponseFuture::long_way(if is_empty {
+            Box::pin(asked.look())
+        } else {
+            Box::pin(asked.read())
+        })
     }
 }
 
-/// # Cancel safety
-///
-/// Dropped while the body is read, it has touched nothing; later, it is as [`Missed::respond`].
-async fn respond<S, ReqB, ResB>(
+/// A request whose head is in its key.
+struct Asked<S, ReqB: Body> {
     layered: Arc<Layered<key::Body>>,
     inner: S,
-    request: Request<ReplayBody<ReqB>>,
-    mut lookup: Lookup,
-) -> Result<Response<ResponseBody<ResB>>, S::Error>
+    request: (request::Parts, ReplayBody<ReqB>),
+    lookup: Lookup,
+}
+
+impl<S, ReqB, ResB> Asked<S, ReqB>
 where
     S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>> + Send + 'static,
     S::Future: Send,
@@ -119,59 +128,77 @@ where
     ResB::Data: Send,
     ResB::Error: Into<BoxError>,
 {
-    let config = layered.config.clone();
-    let deadline = deadline_in(config.waiting.wait_timeout);
-    let (parts, mut body) = request.into_parts();
-    let Some(message) = read_message(&mut body, layered.keys.key.body_limit(), deadline).await
-    else {
-        let response = inner.oneshot(Request::from_parts(parts, body)).await?;
-        count(&config.shared.counters.bypasses);
-        let status = CacheStatus::bypass(Reason::RequestBodyNotKeyed);
-        return Ok(reply::passed(&config, response, status));
-    };
-    key::put_body(&mut lookup.key, message.flag, &message.bytes);
-    match lookup.look(&config, &parts.headers) {
-        Found::Fresh(hit) => Ok(reply::hit(&config, &hit, parts)),
-        Found::Nothing(forward, stored) => {
-            let missed = Missed {
-                config,
-                inner,
-                request: (parts, body),
-                lookup,
-                forward,
-                stored,
-            };
-            missed.respond().await
+    /// Reads the body into the key, and looks.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while the body is read, it has touched nothing; later, it is as [`Missed::respond`].
+    async fn read(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let deadline = deadline_in(self.layered.config.waiting.wait_timeout);
+        let rule = &self.layered.keys.body;
+        let (parts, body) = &mut self.request;
+        let keyed = read(body, rule, deadline).await
+            && rule.put(parts, &body.data(), body.trailers(), &mut self.lookup.key);
+        if keyed {
+            self.look().await
+        } else {
+            self.pass(Reason::RequestBodyNotKeyed).await
         }
     }
-}
 
-/// A gRPC message without its prefix, and the prefix's flag.
-struct Message {
-    flag: u8,
-    bytes: Vec<u8>,
+    /// The key is made: a hit, or the long way.
+    async fn look(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let config = self.layered.config.clone();
+        let (parts, _) = &mut self.request;
+        match self.lookup.look(&config, &parts.headers) {
+            Found::Fresh(hit) => Ok(reply::hit(&config, &hit, self.request.0)),
+            // As where the key is of the head alone: its answer has no body to store.
+            Found::Nothing(..) if parts.method == Method::HEAD => {
+                config.selection.show(parts);
+                self.pass(Reason::Head).await
+            }
+            Found::Nothing(forward, stored) => {
+                let missed = Missed {
+                    config,
+                    inner: self.inner,
+                    request: self.request,
+                    lookup: self.lookup,
+                    forward,
+                    stored,
+                };
+                missed.respond().await
+            }
+        }
+    }
+
+    async fn pass(self, reason: Reason) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let (parts, body) = self.request;
+        let request = Request::from_parts(parts, body);
+        let config = self.layered.config.clone();
+        ResponseFuture::pass(self.inner, request, config, reason).await
+    }
 }
 
 /// After a whole message, the end of a unary call's body follows at once; a stream's does not, and must not be waited for.
 const END_FOLLOWS: Duration = Duration::from_millis(50);
 
-/// The one message of a unary call. `None` if the body is anything else, or longer than the limit, or late: what was
-/// read of it will be replayed.
-async fn read_message<B: Body>(
-    body: &mut ReplayBody<B>,
-    limit: usize,
-    deadline: Instant,
-) -> Option<Message> {
-    let mut bytes = Vec::new();
-    let mut messages = Messages::default();
-    let most_frames = limit.saturating_add(PREFIX_BYTES + 64);
+/// Reads the whole body, or the one message of a call. `false` if it is anything else, or longer than the limit, or
+/// late: what was read of it will be replayed.
+async fn read<B: Body>(body: &mut ReplayBody<B>, rule: &key::Body, deadline: Instant) -> bool {
+    let limit = rule.limit();
+    if body.size_hint().lower() > limit as u64 {
+        return false;
+    }
+    let mut bytes: usize = 0;
+    let mut messages = rule.is_grpc().then(Messages::default);
+    let most_frames = limit.saturating_add(64);
     while !body.is_read() {
         // Frames without bytes count too, and leave the thread to others.
         tokio::task::coop::consume_budget().await;
         if body.frames_read() > most_frames {
-            return None;
+            return false;
         }
-        let until = if messages.one_is_whole() {
+        let until = if messages.as_ref().is_some_and(Messages::one_is_whole) {
             deadline.min(deadline_in(END_FOLLOWS))
         } else {
             deadline
@@ -180,18 +207,20 @@ async fn read_message<B: Body>(
             body.poll_read(cx)
                 .map(|frame| frame.map(Frame::data_ref).map(Option::<&_>::cloned))
         });
-        let Some(data) = before(until, data).await? else {
+        let Some(data) = before(until, data).await else {
+            return false;
+        };
+        let Some(data) = data else {
             break;
         };
         let data = data.unwrap_or_default();
-        bytes.extend_from_slice(&data);
-        if bytes.len() > limit.saturating_add(PREFIX_BYTES) || !messages.push(&data) {
-            return None;
+        bytes = bytes.saturating_add(data.len());
+        let follows_on = messages
+            .as_mut()
+            .is_none_or(|messages| messages.push(&data));
+        if bytes > limit || !follows_on {
+            return false;
         }
     }
-    let whole = body.is_read() && messages.one_is_whole();
-    whole.then(|| Message {
-        flag: bytes[0],
-        bytes: bytes.split_off(PREFIX_BYTES),
-    })
+    body.is_read()
 }

@@ -1,0 +1,108 @@
+//! Tells what would be done with a request, by the steps that are gone when it comes.
+
+use http::{Method, request};
+
+use crate::{
+    config::Layered,
+    entry::Entry,
+    explanation::{Decision, Explanation, Stored},
+    key::{self, Body, Head, text},
+    lookup::{Found, Lookup},
+    shared::Explain,
+    status::Reason,
+};
+
+impl Explain for Layered<Head> {
+    fn explain(&self, parts: &request::Parts, body: &[u8]) -> Explanation {
+        let mut parts = parts.clone();
+        let mut lookup = Lookup::new(&self.config);
+        let admitted = lookup.admit_head(self, &mut parts, !body.is_empty());
+        self.explained(lookup, admitted, parts)
+    }
+}
+
+impl Explain for Layered<Body> {
+    fn explain(&self, parts: &request::Parts, body: &[u8]) -> Explanation {
+        let mut parts = parts.clone();
+        let mut lookup = Lookup::new(&self.config);
+        let rule = &self.keys.body;
+        let too_long = body.len() > rule.limit();
+        let admitted = lookup.admit(self, &mut parts).and_then(|()| {
+            let keyed = !too_long && rule.put(&parts, body, None, &mut lookup.key);
+            keyed.then_some(()).ok_or(Reason::RequestBodyNotKeyed)
+        });
+        self.explained(lookup, admitted, parts)
+    }
+}
+
+impl<K> Layered<K> {
+    fn explained(
+        &self,
+        mut lookup: Lookup,
+        admitted: Result<(), Reason>,
+        mut parts: request::Parts,
+    ) -> Explanation {
+        if admitted.is_err() {
+            // What is wrong with it may have been found before there was a key. It says why, as far as it goes.
+            let _ = self.keys.encode(&mut parts, &mut lookup.key);
+        }
+        let mut explanation = Explanation {
+            layer: self.name.as_deref().map(str::to_owned),
+            decision: Decision::Bypass(Reason::Method),
+            key: key::parts(&lookup.key, &parts.headers),
+            stored: Vec::new(),
+            in_flight: None,
+            refused: None,
+        };
+        match admitted {
+            Ok(()) => self.look_into(&lookup, &parts, &mut explanation),
+            Err(reason) => explanation.decision = Decision::Bypass(reason),
+        }
+        explanation
+    }
+
+    fn look_into(&self, lookup: &Lookup, parts: &request::Parts, into: &mut Explanation) {
+        let shared = &self.config.shared;
+        let (forward, slot) = match lookup.look(&self.config, &parts.headers) {
+            Found::Fresh(hit) => {
+                into.decision = Decision::Hit(hit.ttl);
+                (None, shared.memory.get(&lookup.key))
+            }
+            Found::Nothing(forward, slot) => (Some(forward), slot),
+        };
+        let entries = slot.as_ref().map_or(&[][..], |slot| slot.entries());
+        let told = entries
+            .iter()
+            .map(|entry| self.stored(lookup, parts, entry));
+        into.stored = told.collect();
+        let flight = lookup.flight_of(&parts.headers, slot.as_ref());
+        into.in_flight = shared.flights.waiting_for(&flight);
+        into.refused = shared.refusals.get(&flight);
+        if let Some(forward) = forward {
+            into.decision = match (into.refused, into.in_flight) {
+                _ if parts.method == Method::HEAD => Decision::Bypass(Reason::Head),
+                (Some(reason), _) => Decision::SideBySide(reason),
+                (None, Some(_)) => Decision::Wait,
+                (None, None) => Decision::Fetch(forward),
+            };
+        }
+    }
+
+    fn stored(&self, lookup: &Lookup, parts: &request::Parts, entry: &Entry) -> Stored {
+        let now = tokio::time::Instant::now();
+        let head = &entry.head;
+        Stored {
+            status: head.status,
+            body_bytes: entry.body.len(),
+            age: head.resident(now) + std::time::Duration::from_secs(head.initial_age),
+            lifetime: head.ttl,
+            tags: entry.tag_names.iter().map(text).collect(),
+            varies_by: head
+                .vary
+                .fields()
+                .map(|(name, value)| (name.clone(), value.map(text)))
+                .collect(),
+            standing: lookup.standing(entry, &self.config, &parts.headers, now),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What of a request's body is in its key.
+
+use std::{fmt, sync::Arc};
+
+use http::{HeaderMap, request::Parts};
+use sha2::{Digest, Sha256};
+
+use super::encode::{KeyBytes, Tag, put};
+#[cfg(feature = "json")]
+use super::json;
+use crate::grpc::{self, PREFIX_BYTES};
+
+/// What a [`Key`](crate::Key) is made of: the request's head alone.
+///
+/// # Examples
+///
+/// ```
+/// use tower_response_cache::{Key, key::Head};
+/// let key: Key<Head> = Key::new();
+/// # let _ = key;
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Head;
+
+/// What a [`Key`](crate::Key) is made of: the request's head, and its body.
+///
+/// # Examples
+///
+/// ```
+/// use tower_response_cache::{Key, key::Body};
+/// let key: Key<Body> = Key::grpc(64 * 1024);
+/// # let _ = key;
+/// ```
+#[derive(Clone)]
+pub struct Body {
+    kind: Kind,
+    limit: usize,
+    only_if: Option<OnlyIf>,
+}
+
+type OnlyIf = Arc<dyn Fn(&Parts, &[u8]) -> bool + Send + Sync>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Raw,
+    #[cfg(feature = "json")]
+    Json,
+    Grpc,
+}
+
+impl Body {
+    pub(super) fn raw(limit: usize) -> Self {
+        Self::of(Kind::Raw, limit)
+    }
+
+    #[cfg(feature = "json")]
+    pub(super) fn json(limit: usize) -> Self {
+        Self::of(Kind::Json, limit)
+    }
+
+    pub(super) fn grpc(limit: usize) -> Self {
+        Self::of(Kind::Grpc, limit)
+    }
+
+    fn of(kind: Kind, limit: usize) -> Self {
+        Self {
+            kind,
+            limit,
+            only_if: None,
+        }
+    }
+
+    pub(super) fn only_if(&mut self, only_if: OnlyIf) {
+        self.only_if = Some(only_if);
+    }
+
+    /// How many bytes are read, at the most.
+    pub(crate) fn limit(&self) -> usize {
+        match self.kind {
+            Kind::Grpc => self.limit.saturating_add(PREFIX_BYTES),
+            _ => self.limit,
+        }
+    }
+
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.kind == Kind::Grpc
+    }
+
+    /// Adds a whole body to the key: its length, and a digest that nobody can make two bodies share; and its trailers.
+    /// `false` if this body is none that is in a key.
+    pub(crate) fn put(
+        &self,
+        parts: &Parts,
+        body: &[u8],
+        trailers: Option<&HeaderMap>,
+        key: &mut KeyBytes,
+    ) -> bool {
+        if self
+            .only_if
+            .as_ref()
+            .is_some_and(|only_if| !only_if(parts, body))
+        {
+            return false;
+        }
+        match self.kind {
+            Kind::Grpc => {
+                let Some((flag, message)) = grpc::one_message(body) else {
+                    return false;
+                };
+                put(key, Tag::GrpcMessage, &[flag]);
+                put_digest(key, message);
+            }
+            #[cfg(feature = "json")]
+            Kind::Json if json::is_said(&parts.headers) => match json::canonical(body) {
+                Some(canonical) => {
+                    put(key, Tag::JsonBody, b"");
+                    put_digest(key, &canonical);
+                }
+                None => put_raw(key, body),
+            },
+            _ => put_raw(key, body),
+        }
+        for (name, value) in trailers.into_iter().flatten() {
+            put(key, Tag::Trailer, name.as_str().as_bytes());
+            put(key, Tag::Value, value.as_bytes());
+        }
+        true
+    }
+}
+
+fn put_raw(key: &mut KeyBytes, body: &[u8]) {
+    put(key, Tag::RawBody, b"");
+    put_digest(key, body);
+}
+
+fn put_digest(key: &mut KeyBytes, bytes: &[u8]) {
+    put(key, Tag::Value, &(bytes.len() as u64).to_le_bytes());
+    put(key, Tag::Value, &Sha256::digest(bytes));
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("kind", &self.kind)
+            .field("limit", &self.limit)
+            .field("only_if", &self.only_if.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,493 @@
+//! A header in the key: as it comes, or in a form that many spellings share.
+
+use std::{fmt, sync::Arc};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::GetAll};
+
+use super::encode::{KeyBytes, Tag, put};
+use crate::error::BuildError;
+
+/// A header that is in the key.
+#[derive(Debug, Clone)]
+pub(super) struct Header {
+    pub(super) name: HeaderName,
+    pub(super) normalize: Option<Normalize>,
+}
+
+impl Header {
+    /// The lines that are in the key, and that the inner service sees.
+    pub(super) fn put(&self, key: &mut KeyBytes, headers: &HeaderMap) {
+        put(key, Tag::Header, self.name.as_str().as_bytes());
+        let lines = headers.get_all(&self.name);
+        match self.form(headers) {
+            Form::AsItComes => lines
+                .iter()
+                .for_each(|line| put(key, Tag::Value, line.as_bytes())),
+            Form::One(line) => put(key, Tag::Value, line.as_bytes()),
+            Form::Absent => {}
+        }
+    }
+
+    /// Lets the inner service see the header as it is in the key.
+    pub(super) fn show(&self, headers: &mut HeaderMap) {
+        match self.form(headers) {
+            Form::AsItComes => {}
+            Form::One(line) => drop(headers.insert(&self.name, line)),
+            Form::Absent => drop(headers.remove(&self.name)),
+        }
+    }
+
+    fn form(&self, headers: &HeaderMap) -> Form {
+        match &self.normalize {
+            Some(normalize) => normalize.form(&headers.get_all(&self.name)),
+            None => Form::AsItComes,
+        }
+    }
+}
+
+/// How a header's many spellings become few, so that they share an answer.
+///
+/// The inner service sees the header in its normal form too: so what it answers depends on no more than the key has.
+///
+/// # Examples
+///
+/// ```
+/// use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE};
+/// use tower_response_cache::{Key, key::Normalize};
+///
+/// # fn main() -> Result<(), tower_response_cache::BuildError> {
+/// let key = Key::new()
+///     .header_as(ACCEPT_ENCODING, Normalize::codings(["br", "gzip"])?)
+///     .header_as(ACCEPT_LANGUAGE, Normalize::languages(["en", "de"])?);
+/// # let _ = key;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Normalize(Rule);
+
+#[derive(Clone)]
+enum Rule {
+    Codings(Arc<[HeaderValue]>),
+    Languages(Arc<[HeaderValue]>),
+    CaseAndSpace,
+    With(Normal),
+}
+
+type Normal = Arc<dyn Fn(&GetAll<'_, HeaderValue>) -> Option<HeaderValue> + Send + Sync>;
+
+/// What a header is in its normal form.
+enum Form {
+    AsItComes,
+    One(HeaderValue),
+    Absent,
+}
+
+impl Normalize {
+    /// `Accept-Encoding`, as the one of these codings that the client likes best, or `identity` (RFC 9110 §12.5.3).
+    /// Among those that it likes equally, the first one counts. A client that says nothing gets `identity`; what cannot
+    /// be read, or forbids `identity` and takes none of these, stays as it comes.
+    ///
+    /// # Errors
+    ///
+    /// If a coding is not a token.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::key::Normalize;
+    /// assert!(Normalize::codings(["zstd", "br", "gzip"]).is_ok());
+    /// assert!(Normalize::codings(["br, gzip"]).is_err());
+    /// ```
+    pub fn codings<C: AsRef<str>>(
+        offered: impl IntoIterator<Item = C>,
+    ) -> Result<Self, BuildError> {
+        Ok(Self(Rule::Codings(tokens(offered)?)))
+    }
+
+    /// `Accept-Language`, as the one of these languages that the client likes best (RFC 9110 §12.5.4): a range is
+    /// matched by itself and by what begins with it (`de` by `de-AT`), and where nothing does, by its shorter forms
+    /// (`de-AT` by `de`; RFC 4647 §3.4). Where none is liked, or the client says nothing, it is the first one.
+    /// What cannot be read stays as it comes.
+    ///
+    /// # Errors
+    ///
+    /// If there is no language, or one is not a token.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::key::Normalize;
+    /// assert!(Normalize::languages(["en", "de", "de-AT"]).is_ok());
+    /// assert!(Normalize::languages([""]).is_err());
+    /// ```
+    pub fn languages<L: AsRef<str>>(
+        offered: impl IntoIterator<Item = L>,
+    ) -> Result<Self, BuildError> {
+        let offered = tokens(offered)?;
+        if offered.is_empty() {
+            return Err(BuildError::new(
+                "no language is offered",
+                "name at least the one in which the service answers when it knows no better",
+            ));
+        }
+        Ok(Self(Rule::Languages(offered)))
+    }
+
+    /// A header in which case does not matter, nor white space around commas, semicolons and equal signs. Several
+    /// lines, and what has quotes or is not ASCII, stay as they come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use tower_response_cache::{Key, key::Normalize};
+    ///
+    /// let key = Key::new().header_as(HeaderName::from_static("x-device"), Normalize::case_and_space());
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn case_and_space() -> Self {
+        Self(Rule::CaseAndSpace)
+    }
+
+    /// What this closure makes of the header's lines; `None` is an absent header. It runs on every request, also on
+    /// hits, and once more on a miss: it must say the same each time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::{HeaderValue, header::USER_AGENT};
+    /// use tower_response_cache::{Key, key::Normalize};
+    ///
+    /// let device = Normalize::with(|lines| {
+    ///     let mobile = lines.iter().any(|line| line.as_bytes().windows(6).any(|word| word == b"Mobile"));
+    ///     Some(HeaderValue::from_static(if mobile { "mobile" } else { "desktop" }))
+    /// });
+    /// let key = Key::new().header_as(USER_AGENT, device);
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn with<F>(normal: F) -> Self
+    where
+        F: Fn(&GetAll<'_, HeaderValue>) -> Option<HeaderValue> + Send + Sync + 'static,
+    {
+        Self(Rule::With(Arc::new(normal)))
+    }
+
+    fn form(&self, lines: &GetAll<'_, HeaderValue>) -> Form {
+        let found = match &self.0 {
+            Rule::Codings(offered) => best_coding(lines, offered),
+            Rule::Languages(offered) => best_language(lines, offered),
+            Rule::CaseAndSpace => one_spelling(lines),
+            Rule::With(normal) => return normal(lines).map_or(Form::Absent, Form::One),
+        };
+        found.map_or(Form::AsItComes, Form::One)
+    }
+}
+
+impl fmt::Debug for Normalize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Rule::Codings(offered) => f.debug_tuple("Codings").field(offered).finish(),
+            Rule::Languages(offered) => f.debug_tuple("Languages").field(offered).finish(),
+            Rule::CaseAndSpace => f.write_str("CaseAndSpace"),
+            Rule::With(_) => f.write_str("With(..)"),
+        }
+    }
+}
+
+fn tokens<T: AsRef<str>>(
+    offered: impl IntoIterator<Item = T>,
+) -> Result<Arc<[HeaderValue]>, BuildError> {
+    let token = |name: T| {
+        let name = name.as_ref();
+        let value = is_token(name.as_bytes()).then(|| HeaderValue::from_str(name).ok());
+        value.flatten().ok_or(BuildError::new(
+            "what is offered is not a token",
+            "give one coding or language each, as it stands in a header: `gzip`, `de-AT`",
+        ))
+    };
+    offered.into_iter().map(token).collect()
+}
+
+/// RFC 9110 §5.6.2, as far as codings and language ranges need it.
+fn is_token(name: &[u8]) -> bool {
+    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.+*".contains(b);
+    !name.is_empty() && name.iter().all(is_plain)
+}
+
+/// The members of a list with weights, in thousandths (RFC 9110 §12.4.2). `None` if any of it cannot be read.
+fn weighted<'a>(lines: &'a GetAll<'_, HeaderValue>) -> Option<Vec<(&'a [u8], u16)>> {
+    let mut members = Vec::new();
+    for line in lines {
+        for member in line.as_bytes().split(|&b| b == b',') {
+            let mut pieces = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);
+            let name = pieces.next().unwrap_or_default();
+            let weight = match (pieces.next(), pieces.next()) {
+                (None, _) if name.is_empty() => continue,
+                (None, _) => 1000,
+                (Some(weight), None) => thousandths(weight)?,
+                _ => return None,
+            };
+            if !is_token(name) {
+                return None;
+            }
+            members.push((name, weight));
+        }
+    }
+    Some(members)
+}
+
+fn thousandths(weight: &[u8]) -> Option<u16> {
+    let number = weight
+        .strip_prefix(b"q=")
+        .or_else(|| weight.strip_prefix(b"Q="))?;
+    let (whole, decimals) = match number {
+        [whole] => (whole, &[][..]),
+        [whole, b'.', decimals @ ..] if decimals.len() <= 3 => (whole, decimals),
+        _ => return None,
+    };
+    let mut digits = decimals.iter().chain(std::iter::repeat(&b'0'));
+    let mut total = match whole {
+        b'0' | b'1' => u16::from(whole - b'0'),
+        _ => return None,
+    };
+    for digit in digits.by_ref().take(3) {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        total = total * 10 + u16::from(digit - b'0');
+    }
+    (total <= 1000).then_some(total)
+}
+
+const IDENTITY: &[u8] = b"identity";
+
+fn best_coding(lines: &GetAll<'_, HeaderValue>, offered: &[HeaderValue]) -> Option<HeaderValue> {
+    let members = weighted(lines)?;
+    let weight_of = |coding: &[u8]| {
+        let named = |name: &[u8]| {
+            let mut same = members.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+            same.next().map(|(_, weight)| *weight)
+        };
+        // RFC 9110 §8.4.1.3: the old name of gzip.
+        let gzip = coding.eq_ignore_ascii_case(b"gzip");
+        named(coding)
+            .or_else(|| gzip.then(|| named(b"x-gzip")).flatten())
+            .or_else(|| named(b"*"))
+    };
+    let liked = offered
+        .iter()
+        .filter_map(|coding| Some((coding, weight_of(coding.as_bytes())?)));
+    let best = liked
+        .filter(|(_, weight)| *weight > 0)
+        .reduce(|best, next| if next.1 > best.1 { next } else { best });
+    match best {
+        Some((coding, _)) => Some(coding.clone()),
+        None if weight_of(IDENTITY) == Some(0) => None,
+        None => Some(HeaderValue::from_static("identity")),
+    }
+}
+
+fn best_language(lines: &GetAll<'_, HeaderValue>, offered: &[HeaderValue]) -> Option<HeaderValue> {
+    let mut members = weighted(lines)?;
+    members.retain(|(_, weight)| *weight > 0);
+    // Stable: what is liked equally stays in its order.
+    members.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+    let matching = |(range, _): &(&[u8], u16)| language_for(range, offered);
+    let best = members.iter().find_map(matching).or(offered.first());
+    best.cloned()
+}
+
+fn language_for<'a>(mut range: &[u8], offered: &'a [HeaderValue]) -> Option<&'a HeaderValue> {
+    if range == b"*" {
+        return offered.first();
+    }
+    loop {
+        let same = |tag: &&HeaderValue| tag.as_bytes().eq_ignore_ascii_case(range);
+        let under = |tag: &&HeaderValue| {
+            tag.as_bytes()
+                .split_at_checked(range.len())
+                .is_some_and(|(start, rest)| {
+                    start.eq_ignore_ascii_case(range) && rest.first() == Some(&b'-')
+                })
+        };
+        let found = offered.iter().find(same);
+        if let Some(tag) = found.or_else(|| offered.iter().find(under)) {
+            return Some(tag);
+        }
+        let shorter = range.iter().rposition(|&b| b == b'-')?;
+        range = &range[..shorter];
+    }
+}
+
+fn one_spelling(lines: &GetAll<'_, HeaderValue>) -> Option<HeaderValue> {
+    let mut lines = lines.iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    let line = line.as_bytes();
+    if !line.is_ascii() || line.iter().any(|b| b"\"\\".contains(b)) {
+        return None;
+    }
+    let is_separator = |b: u8| b",;=".contains(&b);
+    let mut spelling: Vec<u8> = Vec::with_capacity(line.len());
+    for &byte in line.trim_ascii() {
+        if is_separator(byte) {
+            spelling.truncate(spelling.trim_ascii_end().len());
+        }
+        let after_separator = spelling.last().is_some_and(|&last| is_separator(last));
+        if !(byte.is_ascii_whitespace() && after_separator) {
+            spelling.push(byte.to_ascii_lowercase());
+        }
+    }
+    HeaderValue::from_bytes(&spelling).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE};
+
+    use super::*;
+
+    /// What a header of these lines becomes.
+    fn normal(normalize: &Normalize, name: HeaderName, lines: &[&str]) -> Vec<Vec<u8>> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(&name, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        }
+        let header = Header {
+            name: name.clone(),
+            normalize: Some(normalize.clone()),
+        };
+        header.show(&mut headers);
+        let seen: Vec<_> = headers.get_all(&name).iter().collect();
+        let mut key = KeyBytes::new();
+        header.put(&mut key, &headers);
+        let mut again = KeyBytes::new();
+        header.put(&mut again, &headers);
+        assert_eq!(key, again, "a normal form is its own normal form");
+        seen.iter().map(|line| line.as_bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn of_the_codings_offered_the_client_gets_the_one_it_likes_best() {
+        let normalize = Normalize::codings(["br", "gzip"]).unwrap();
+        for (lines, expected) in [
+            (&["gzip, deflate, br"][..], "br"),
+            (&["gzip;q=1.0, br;q=0.8"], "gzip"),
+            (&["GZIP ; q=0.5"], "gzip"),
+            (&["x-gzip"], "gzip"),
+            (&["*"], "br"),
+            (&["*, br;q=0"], "gzip"),
+            (&["br;q=0.001", "gzip;q=0"], "br"),
+            (&["deflate"], "identity"),
+            (&["br;q=0"], "identity"),
+            (&[""], "identity"),
+            (&[], "identity"),
+            (&["zstd, identity;q=0.5"], "identity"),
+        ] {
+            let found = normal(&normalize, ACCEPT_ENCODING, lines);
+            assert_eq!(found, [expected.as_bytes()], "{lines:?}");
+        }
+    }
+
+    // Invariant 10.
+    #[test]
+    fn what_cannot_be_read_stays_as_it_comes() {
+        let codings = Normalize::codings(["br", "gzip"]).unwrap();
+        for line in [
+            "br;q=2",
+            "br;q=0.0001",
+            "br;q=",
+            "br;level=1",
+            "br;q=1;q=0",
+            "b r",
+            "\"br\"",
+            "br;q=-1",
+            "\u{fc}",
+            "identity;q=0",
+            "*;q=0",
+        ] {
+            let found = normal(&codings, ACCEPT_ENCODING, &[line]);
+            assert_eq!(found, [line.as_bytes()], "{line}");
+        }
+        let languages = Normalize::languages(["en"]).unwrap();
+        let found = normal(&languages, ACCEPT_LANGUAGE, &["de;q=x", "en"]);
+        assert_eq!(found, [&b"de;q=x"[..], b"en"]);
+        let spelled = Normalize::case_and_space();
+        for lines in [&["A", "B"][..], &["A=\"B\""], &["\u{c4}"], &[]] {
+            let found = normal(&spelled, ACCEPT_LANGUAGE, lines);
+            assert!(
+                found
+                    .iter()
+                    .map(Vec::as_slice)
+                    .eq(lines.iter().map(|line| line.as_bytes()))
+            );
+        }
+    }
+
+    #[test]
+    fn of_the_languages_offered_the_client_gets_the_one_it_likes_best() {
+        let normalize = Normalize::languages(["en", "de-AT", "de", "pt-BR"]).unwrap();
+        for (lines, expected) in [
+            (&["de"][..], "de"),
+            (&["DE-at, en"], "de-AT"),
+            (&["de-CH"], "de"),
+            (&["de-CH-1996, en;q=0.9"], "de"),
+            (&["pt"], "pt-BR"),
+            (&["pt-PT"], "pt-BR"),
+            (&["fr, de;q=0.5, en;q=0.1"], "de"),
+            (&["fr;q=0.9, *;q=0.5"], "en"),
+            (&["fr"], "en"),
+            (&["de;q=0"], "en"),
+            (&[], "en"),
+            (&["de;q=0.3", "pt;q=0.4"], "pt-BR"),
+            (&["d"], "en"),
+        ] {
+            let found = normal(&normalize, ACCEPT_LANGUAGE, lines);
+            assert_eq!(found, [expected.as_bytes()], "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn spellings_that_differ_in_case_and_space_become_one() {
+        let normalize = Normalize::case_and_space();
+        for line in ["a,b;c=d e", "A , B ;\tC = D e", " a,b;c=d e "] {
+            let found = normal(&normalize, ACCEPT_LANGUAGE, &[line]);
+            assert_eq!(found, [b"a,b;c=d e"], "{line}");
+        }
+    }
+
+    #[test]
+    fn a_closure_may_say_what_a_header_is_or_that_it_is_absent() {
+        let normalize = Normalize::with(|lines| {
+            let count = lines.iter().count();
+            (count > 1).then(|| HeaderValue::from(count))
+        });
+        let form = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(ACCEPT_LANGUAGE, HeaderValue::from_static(line));
+            }
+            let header = Header {
+                name: ACCEPT_LANGUAGE,
+                normalize: Some(normalize.clone()),
+            };
+            header.show(&mut headers);
+            headers.remove(ACCEPT_LANGUAGE)
+        };
+        assert_eq!(form(&["x", "y"]).unwrap(), "2");
+        assert_eq!(form(&["x"]), None);
+        assert_eq!(form(&[]), None);
+    }
+
+    #[test]
+    fn what_is_offered_is_checked() {
+        assert!(Normalize::codings(["gzip", ""]).is_err());
+        assert!(Normalize::codings(["gzip;q=1"]).is_err());
+        assert!(Normalize::languages::<&str>([]).is_err());
+        assert!(Normalize::languages(["de AT"]).is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! A key, told to people.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderName, header};
+
+use super::{
+    encode::{Tag, items},
+    identity,
+};
+
+/// A part of a key, as [`Explanation`](crate::Explanation) tells it.
+///
+/// # Examples
+///
+/// ```
+/// use http::Request;
+/// use tower_response_cache::{CacheLayer, Key};
+///
+/// let cache = CacheLayer::builder().key(Key::new().query(["page"])).build();
+/// let (parts, ()) = Request::get("/products?page=2&utm_source=x").body(()).unwrap().into_parts();
+/// let key = cache.explain(&parts).key;
+/// let page = key.iter().find(|part| part.kind == "parameter").unwrap();
+/// assert_eq!((&*page.name, &*page.values[0]), ("page", "2"));
+/// assert_eq!(page.to_string(), "parameter page: 2");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyPart {
+    /// What kind of part this is: `method`, `path`, `header`, `cookie`, `extension`…
+    pub kind: &'static str,
+    /// Which of this kind: the name of the header, of the parameter. Empty where there is but one.
+    pub name: String,
+    /// Its values: none if it is absent, several if it is repeated. What is not text is written with escapes. `***`
+    /// stands for a secret: a header marked sensitive, or one that says who asks.
+    pub values: Vec<String>,
+}
+
+impl fmt::Display for KeyPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind)?;
+        if !self.name.is_empty() {
+            write!(f, " {}", self.name)?;
+        }
+        match &*self.values {
+            [] => f.write_str(" (absent)"),
+            values => write!(f, ": {}", values.join(" | ")),
+        }
+    }
+}
+
+const HIDDEN: &str = "***";
+
+/// The parts of a key that was made of a request with these headers.
+pub(crate) fn parts(key: &[u8], headers: &HeaderMap) -> Vec<KeyPart> {
+    let mut parts: Vec<KeyPart> = Vec::new();
+    let mut hidden = false;
+    for (tag, bytes) in items(key).unwrap_or_default() {
+        if tag == Tag::Value {
+            let value = if hidden {
+                HIDDEN.to_owned()
+            } else {
+                text(bytes)
+            };
+            parts
+                .last_mut()
+                .into_iter()
+                .for_each(|part| part.values.push(value.clone()));
+            continue;
+        }
+        hidden = is_secret(tag, bytes, headers);
+        let (kind, named) = word(tag);
+        let (name, values) = if named {
+            (text(bytes), Vec::new())
+        } else {
+            (String::new(), vec![text(bytes)])
+        };
+        parts.push(KeyPart { kind, name, values });
+    }
+    parts
+}
+
+/// The word for a kind of part, and whether its own bytes are a name rather than a value.
+fn word(tag: Tag) -> (&'static str, bool) {
+    match tag {
+        Tag::Value => ("value", false),
+        Tag::Namespace => ("namespace", false),
+        Tag::AppVersion => ("version", false),
+        Tag::LayerNamed => ("layer", false),
+        Tag::LayerNumbered => ("layer number", false),
+        Tag::Sealed => ("sealed", true),
+        Tag::Method => ("method", false),
+        Tag::Scheme => ("scheme", false),
+        Tag::Authority => ("authority", false),
+        Tag::Host => ("host", false),
+        Tag::Path => ("path", false),
+        Tag::OriginalPath => ("original path", false),
+        Tag::OriginalQuery => ("original query", true),
+        Tag::Forwarded => ("forwarded", true),
+        Tag::ForwardedElement => ("forwarded element", true),
+        Tag::RawQuery => ("query", true),
+        Tag::Parameter => ("parameter", true),
+        Tag::Header => ("header", true),
+        Tag::Cookie => ("cookie", true),
+        Tag::Capture => ("capture", true),
+        Tag::Extension => ("extension", true),
+        Tag::Part => ("part", true),
+        Tag::RawBody => ("body", true),
+        Tag::JsonBody => ("JSON body", true),
+        Tag::GrpcMessage => ("gRPC message", true),
+        Tag::Trailer => ("trailer", true),
+        Tag::Variant => ("variant", true),
+        Tag::Authorized => ("authorized", true),
+    }
+}
+
+fn is_secret(tag: Tag, name: &[u8], headers: &HeaderMap) -> bool {
+    // What proxies tell of the target is no secret; what they tell of the user may be.
+    const OF_THE_TARGET: [&[u8]; 4] = [
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+    ];
+    let marked = |name: &HeaderName| headers.get_all(name).iter().any(|line| line.is_sensitive());
+    let header = HeaderName::from_bytes(name).ok();
+    match tag {
+        Tag::Header => header.is_none_or(|name| identity::says(&name).is_some() || marked(&name)),
+        Tag::Forwarded => !OF_THE_TARGET.contains(&name) || header.is_none_or(|name| marked(&name)),
+        Tag::ForwardedElement => marked(&header::FORWARDED),
+        Tag::Cookie => marked(&header::COOKIE),
+        _ => false,
+    }
+}
+
+/// Bytes as people read them.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains(char::is_control) => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}

@@ -1,0 +1,125 @@
+//! What a sealed key lets the inner service see.
+
+#[cfg(feature = "axum")]
+use axum::extract::OriginalUri;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::PathAndQuery};
+
+use super::{cookie, forwarded, query::Query, selection::Selection};
+
+/// Nothing reaches the inner service that is not in the key, but for these.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seal {
+    pub(super) query: bool,
+    pub(super) let_through: Vec<HeaderName>,
+}
+
+/// What the message needs to be read at all, and what tells where it belongs in a trace. None of it says who asks, or
+/// for what.
+pub(super) const HARMLESS: [HeaderName; 16] = [
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::TRAILER,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("b3"),
+    HeaderName::from_static("x-b3-traceid"),
+    HeaderName::from_static("x-b3-spanid"),
+    HeaderName::from_static("x-b3-parentspanid"),
+    HeaderName::from_static("x-b3-sampled"),
+    HeaderName::from_static("x-b3-flags"),
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-correlation-id"),
+    HeaderName::from_static("x-amzn-trace-id"),
+    HeaderName::from_static("x-cloud-trace-context"),
+];
+
+impl Selection {
+    /// Takes out of a request what is not in its key.
+    pub(super) fn seal(&self, seal: &Seal, parts: &mut Parts) {
+        parts.headers = self.sealed_headers(seal, &parts.headers);
+        if self.ignore_authority {
+            let origin_form = parts.uri.path_and_query().cloned();
+            parts.uri = origin_form.map(Uri::from).unwrap_or_default();
+        }
+        if seal.query {
+            seal_query(&self.query, parts);
+        }
+    }
+
+    fn sealed_headers(&self, seal: &Seal, headers: &HeaderMap) -> HeaderMap {
+        let mut kept = HeaderMap::with_capacity(headers.keys_len());
+        for name in headers.keys() {
+            if self.removes(seal, name) {
+                let rest = match *name {
+                    header::COOKIE => cookie::sealed(headers, &self.cookies),
+                    header::FORWARDED => forwarded::sealed(headers),
+                    _ => None,
+                };
+                kept.extend(rest.map(|line| (Some(name.clone()), line)));
+            } else if *name == header::HOST {
+                // Its case is not in the key.
+                for host in headers.get_all(name) {
+                    kept.append(name.clone(), folded(host));
+                }
+            } else {
+                for line in headers.get_all(name) {
+                    kept.append(name.clone(), line.clone());
+                }
+            }
+        }
+        kept
+    }
+
+    /// Whether the seal takes this header out, or leaves no more of it than is in the key.
+    pub(super) fn removes(&self, seal: &Seal, name: &HeaderName) -> bool {
+        let target =
+            (*name == header::HOST && !self.ignore_authority) || forwarded::tells_target(name);
+        let kept = self.keys_header(name)
+            || target
+            || seal.let_through.contains(name)
+            || HARMLESS.contains(name);
+        !kept
+    }
+}
+
+/// A host as it is in the key: in lower case, unless there is an `@` in it.
+fn folded(host: &HeaderValue) -> HeaderValue {
+    let bytes = host.as_bytes();
+    if bytes.contains(&b'@') || !bytes.iter().any(u8::is_ascii_uppercase) {
+        return host.clone();
+    }
+    HeaderValue::from_bytes(&bytes.to_ascii_lowercase()).unwrap_or_else(|_| host.clone())
+}
+
+fn seal_query(query: &Query, parts: &mut Parts) {
+    let Some(sealed) = query.sealed(parts.uri.query()) else {
+        return;
+    };
+    // Where the original is another one, it is in the key as a whole.
+    #[cfg(feature = "axum")]
+    if let Some(original) = parts.extensions.get_mut::<OriginalUri>()
+        && original.query() == parts.uri.query()
+    {
+        original.0 = with_query(&original.0, &sealed);
+    }
+    parts.uri = with_query(&parts.uri, &sealed);
+}
+
+fn with_query(uri: &Uri, query: &str) -> Uri {
+    let path = uri.path();
+    let target = if query.is_empty() {
+        path.to_owned()
+    } else {
+        [path, "?", query].concat()
+    };
+    let mut parts = uri.clone().into_parts();
+    #[expect(
+        clippy::expect_used,
+        reason = "a sealed query is made of the bytes of one, and is no longer"
+    )]
+    {
+        parts.path_and_query = Some(PathAndQuery::try_from(target).expect("a path and a query"));
+        Uri::from_parts(parts).expect("as complete as it was")
+    }
+}

@@ -1,0 +1,204 @@
+//! Which parts of a request's head are in its key, and so what of it the inner service may see.
+
+use std::{any::type_name, borrow::Cow, fmt, sync::Arc};
+
+use http::{HeaderMap, HeaderName, request::Parts};
+
+#[cfg(feature = "axum")]
+use super::capture;
+use super::{
+    cookie,
+    encode::{KeyBytes, KeyPrefix, Tag, put},
+    forwarded,
+    header::Header,
+    identity::{self, Identity, Says},
+    query::Query,
+    seal::Seal,
+    target,
+    value::{KeyValue, KeyWriter},
+};
+use crate::status::Reason;
+
+/// The parts that were chosen.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selection {
+    pub(super) ignore_authority: bool,
+    pub(super) ignore_cookies: bool,
+    pub(super) ignore_authorization: bool,
+    pub(super) query: Query,
+    pub(super) headers: Vec<Header>,
+    pub(super) cookies: Vec<Cow<'static, str>>,
+    #[cfg(feature = "axum")]
+    pub(super) captures: Vec<Cow<'static, str>>,
+    pub(super) found: Vec<Found>,
+    pub(super) seal: Option<Seal>,
+}
+
+/// A part that is looked for in the request: an extension, or what a closure makes of it.
+#[derive(Clone)]
+pub(super) struct Found {
+    tag: Tag,
+    name: Cow<'static, str>,
+    write: Write,
+}
+
+type Write = Arc<dyn Fn(&Parts, &mut KeyWriter<'_>) -> Option<()> + Send + Sync>;
+
+impl Found {
+    pub(super) fn extension<T: KeyValue + Send + Sync + 'static>(required: bool) -> Self {
+        Self {
+            tag: Tag::Extension,
+            name: type_name::<T>().into(),
+            write: Arc::new(move |parts, key| match parts.extensions.get::<T>() {
+                Some(value) => {
+                    value.write(key);
+                    Some(())
+                }
+                None => (!required).then_some(()),
+            }),
+        }
+    }
+
+    pub(super) fn part<F, V>(name: Cow<'static, str>, find: F) -> Self
+    where
+        F: Fn(&Parts) -> Option<V> + Send + Sync + 'static,
+        V: KeyValue,
+    {
+        Self {
+            tag: Tag::Part,
+            name,
+            write: Arc::new(move |parts, key| {
+                find(parts)?.write(key);
+                Some(())
+            }),
+        }
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.tag == other.tag && self.name == other.name
+    }
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({})", self.tag, self.name)
+    }
+}
+
+impl Selection {
+    /// The key of a request, as far as its head goes, into a place of the caller's: it is too large to be moved about.
+    /// The parts are only borrowed: they are as they were.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the request has no key: a part is absent, or the key is longer than `limit` bytes.
+    pub(crate) fn encode(
+        &self,
+        prefix: &KeyPrefix,
+        parts: &mut Parts,
+        limit: usize,
+        key: &mut KeyBytes,
+    ) -> Result<(), Reason> {
+        if parts.uri.path().len() > limit {
+            return Err(Reason::KeyTooLong);
+        }
+        prefix.start(key);
+        if self.seal.is_some() {
+            put(key, Tag::Sealed, b"");
+        }
+        target::put_method(key, &parts.method);
+        if !self.ignore_authority {
+            target::put_authority(key, parts);
+        }
+        target::put_path(key, parts);
+        forwarded::put_forwarded(key, &parts.headers)?;
+        self.query.put(key, parts.uri.query());
+        for header in &self.headers {
+            header.put(key, &parts.headers);
+        }
+        for name in &self.cookies {
+            put(key, Tag::Cookie, name.as_bytes());
+            for pair in cookie::named(&parts.headers, name) {
+                put(key, Tag::Value, pair);
+            }
+        }
+        #[cfg(feature = "axum")]
+        self.put_captures(parts, key)?;
+        for found in &self.found {
+            put(key, found.tag, found.name.as_bytes());
+            (found.write)(parts, &mut KeyWriter::new(key)).ok_or(Reason::KeyPart)?;
+        }
+        if key.len() > limit {
+            return Err(Reason::KeyTooLong);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "axum")]
+    fn put_captures(&self, parts: &mut Parts, key: &mut KeyBytes) -> Result<(), Reason> {
+        if self.captures.is_empty() {
+            return Ok(());
+        }
+        let captures = capture::captures(parts).ok_or(Reason::KeyPart)?;
+        for name in &self.captures {
+            let value = capture::named(&captures, name).ok_or(Reason::KeyPart)?;
+            put(key, Tag::Capture, name.as_bytes());
+            put(key, Tag::Value, value.as_bytes());
+        }
+        Ok(())
+    }
+
+    /// What the request says of who asks, as far as the inner service will see it.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which it passes by: it carries something that the key leaves out and the answer may depend on.
+    pub(crate) fn identity(&self, headers: &HeaderMap) -> Result<Identity, Reason> {
+        let mut found = Identity::None;
+        // One walk over the names is cheaper than a search for each.
+        for name in headers.keys() {
+            let Some(says) = identity::says(name) else {
+                continue;
+            };
+            if self.leaves_no_trace_of(name) {
+                continue;
+            }
+            match says {
+                Says::Cookies if self.ignore_cookies => {}
+                Says::Cookies => {
+                    if cookie::any_besides(headers, &self.cookies) {
+                        return Err(Reason::Cookie);
+                    }
+                }
+                _ if self.ignore_authorization => {}
+                // RFC 9111 §3.5: whether such an answer may be shared is for the response to say.
+                Says::Authorization => found = Identity::Authorized,
+                Says::ProxyAuthorization => return Err(Reason::ProxyAuthorization),
+                Says::Other => return Err(Reason::ClientIdentity),
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn keys_header(&self, name: &HeaderName) -> bool {
+        self.headers.iter().any(|header| header.name == *name)
+    }
+
+    /// Whether what an answer makes of this header depends on the key alone: all of it that the inner service sees is
+    /// in there.
+    pub(crate) fn leaves_no_trace_of(&self, name: &HeaderName) -> bool {
+        let seal = self.seal.as_ref();
+        self.keys_header(name) || seal.is_some_and(|seal| self.removes(seal, name))
+    }
+
+    /// Lets the inner service see the request as it is in the key: headers in their normal form, and, if it is sealed,
+    /// nothing else.
+    pub(crate) fn show(&self, parts: &mut Parts) {
+        for header in &self.headers {
+            header.show(&mut parts.headers);
+        }
+        if let Some(seal) = &self.seal {
+            self.seal(seal, parts);
+        }
+    }
+}

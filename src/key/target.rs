@@ -1,0 +1,54 @@
+//! The method and the target of a request.
+
+use http::{Method, header, request::Parts};
+
+#[cfg(feature = "axum")]
+use super::encode::put_optional;
+use super::encode::{KeyBytes, Tag, put};
+
+/// GET and HEAD share a key: a stored GET answers both.
+pub(super) fn put_method(key: &mut KeyBytes, method: &Method) {
+    let class = match *method {
+        Method::HEAD => Method::GET.as_str(),
+        _ => method.as_str(),
+    };
+    put(key, Tag::Method, class.as_bytes());
+}
+
+/// Scheme and authority of the target, and what `Host` says besides: handlers read either.
+pub(super) fn put_authority(key: &mut KeyBytes, parts: &Parts) {
+    if let Some(scheme) = parts.uri.scheme() {
+        put(key, Tag::Scheme, scheme.as_str().as_bytes());
+    }
+    if let Some(authority) = parts.uri.authority() {
+        put_host(key, Tag::Authority, authority.as_str().as_bytes());
+    }
+    for host in parts.headers.get_all(header::HOST) {
+        put_host(key, Tag::Host, host.as_bytes());
+    }
+}
+
+/// RFC 9110 §4.2.3: a host's name is the same in any case. What stands before an `@` is not.
+fn put_host(key: &mut KeyBytes, tag: Tag, host: &[u8]) {
+    put(key, tag, host);
+    if !host.contains(&b'@') {
+        let value = key.len() - host.len();
+        key[value..].make_ascii_lowercase();
+    }
+}
+
+/// The path as it comes, and the path and query as the client sent them, where a router has changed what the cache
+/// sees (`nest` strips a prefix).
+pub(super) fn put_path(key: &mut KeyBytes, parts: &Parts) {
+    put(key, Tag::Path, parts.uri.path().as_bytes());
+    #[cfg(feature = "axum")]
+    if let Some(original) = parts.extensions.get::<axum::extract::OriginalUri>() {
+        if original.path() != parts.uri.path() {
+            put(key, Tag::OriginalPath, original.path().as_bytes());
+        }
+        if original.query() != parts.uri.query() {
+            let query = original.query().map(str::as_bytes);
+            put_optional(key, Tag::OriginalQuery, b"", query);
+        }
+    }
+}
