@@ -3,21 +3,12 @@
 //! `cargo bench --bench hit`
 //!
 //! The floor is what a hit cannot do without: an exact key made on the stack, a get from moka, a clone of the header
-//! map and of the body. All cases take turns in one run, a batch each, so that what disturbs the machine disturbs all
-//! alike; a figure is the median over the rounds, and ratios are to be read rather than times. Requests are made before the
-//! clock starts; responses are dropped while it runs. `axum-like` requests carry extensions, as axum's do.
+//! map and of the body. A figure is the median over the rounds, and ratios are to be read rather than times.
+//! `axum-like` requests carry extensions, as axum's do.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    convert::Infallible,
-    hint::black_box,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll, Waker},
-    time::{Duration, Instant},
-};
+mod common;
+
+use std::{convert::Infallible, hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
@@ -26,35 +17,7 @@ use smallvec::SmallVec;
 use tower::{Layer, Service, service_fn};
 use tower_response_cache::{Cache, CacheLayer, CacheLayerBuilder};
 
-/// Counts what is asked of the system's allocator.
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: everything is handed on to the system's allocator as it comes.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-type Body = Full<Bytes>;
-
-const BATCH: usize = 500;
+use common::{Body, Case, ready, run};
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -62,12 +25,6 @@ fn main() {
         .build()
         .expect("a runtime");
     let _entered = runtime.enter();
-    // `cargo test` runs it once, to see that it works.
-    let rounds = if std::env::args().any(|arg| arg == "--bench") {
-        60
-    } else {
-        1
-    };
     for (name, bytes) in [("1 KiB", 1 << 10), ("64 KiB", 1 << 16), ("1 MiB", 1 << 20)] {
         println!("\nbody of {name}");
         println!(
@@ -75,14 +32,10 @@ fn main() {
             "", "ns", "allocations", "x floor", "x bare"
         );
         let mut cases = cases(bytes, &runtime);
-        for round in 0..rounds + 3 {
-            // The first rounds warm up.
-            cases.iter_mut().for_each(|case| case.run(round >= 3));
-        }
+        run(&mut cases);
         let (floor, bare) = (cases[1].median(), cases[0].median());
         for case in &mut cases {
-            let median = case.median();
-            let allocations = case.allocations as f64 / (rounds * case.batch) as f64;
+            let (median, allocations) = (case.median(), case.allocations());
             println!(
                 "{:<44}{median:>10.0}{allocations:>14.1}{:>12.2}{:>12.2}",
                 case.name,
@@ -90,53 +43,6 @@ fn main() {
                 median / bare
             );
         }
-    }
-}
-
-/// Something to measure: makes a batch of requests, and answers them.
-struct Case<'a> {
-    name: &'static str,
-    batch: usize,
-    make: Box<dyn FnMut() -> Request<Body> + 'a>,
-    answer: Box<dyn FnMut(Request<Body>) + 'a>,
-    times: Vec<Duration>,
-    allocations: u64,
-}
-
-impl<'a> Case<'a> {
-    fn new(
-        name: &'static str,
-        make: impl FnMut() -> Request<Body> + 'a,
-        answer: impl FnMut(Request<Body>) + 'a,
-    ) -> Self {
-        Self {
-            name,
-            batch: BATCH,
-            make: Box::new(make),
-            answer: Box::new(answer),
-            times: Vec::new(),
-            allocations: 0,
-        }
-    }
-
-    fn run(&mut self, counts: bool) {
-        let requests: Vec<_> = (0..self.batch).map(|_| (self.make)()).collect();
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        let start = Instant::now();
-        for request in requests {
-            (self.answer)(request);
-        }
-        let elapsed = start.elapsed();
-        if counts {
-            self.allocations += ALLOCATIONS.load(Ordering::Relaxed) - before;
-            self.times.push(elapsed);
-        }
-    }
-
-    /// Nanoseconds a request.
-    fn median(&mut self) -> f64 {
-        self.times.sort_unstable();
-        self.times[self.times.len() / 2].as_nanos() as f64 / self.batch as f64
     }
 }
 
@@ -280,21 +186,6 @@ where
             response.into_body().collect().await.expect("a body");
         });
     service
-}
-
-/// Calls a service whose future is ready at once.
-fn ready<S>(mut service: S) -> impl FnMut(Request<Body>)
-where
-    S: Service<Request<Body>>,
-{
-    move |request| {
-        let mut future = std::pin::pin!(service.call(request));
-        let mut cx = Context::from_waker(Waker::noop());
-        match future.as_mut().poll(&mut cx) {
-            Poll::Ready(Ok(response)) => drop(black_box(response)),
-            _ => panic!("it was to be ready at once"),
-        }
-    }
 }
 
 fn floor(body: Bytes) -> impl FnMut(Request<Body>) {

@@ -46,15 +46,18 @@
 //! | purging, and what it promises | [`CacheHandle::purge`] |
 //! | tags and lifetimes from deep inside a handler | [`scope`], [`CacheScope`] |
 //! | what was done with a request, and why | [`CacheStatus`], [`Reason`] |
+//! | what would be done with a request, and why | [`CacheHandle::explain`], [`Explanation`] |
+//! | keys and tags in one file | [`guide::keys_and_tags`] |
 //!
 //! # Features
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `axum` | the extractor [`CacheScope`], [`Tags`] beside a response's body, keys that `nest` cannot mix up |
+//! | `axum` | the extractor [`CacheScope`], [`Tags`] beside a response's body, keys that `nest` cannot mix up, and of what a path captures |
+//! | `json` | keys of JSON bodies, in whatever order their members stand |
 //! | `tracing` | a fill runs in the span of the request that began it |
 //!
-//! Neither is on by default.
+//! None is on by default.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "axum")]
@@ -70,6 +73,7 @@ mod fill;
 mod flight;
 mod future;
 mod grpc;
+pub mod guide;
 mod handle;
 pub mod key;
 mod layer;

@@ -101,7 +101,11 @@ impl KeyPrefix {
         }
         match name {
             Some(name) => put(&mut key, Tag::LayerNamed, name.as_bytes()),
-            None => put(&mut key, Tag::LayerNumbered, &number.to_le_bytes()),
+            None => {
+                let bytes = number.to_le_bytes();
+                let zeros = bytes.iter().rev().take_while(|b| **b == 0).count();
+                put(&mut key, Tag::LayerNumbered, &bytes[..bytes.len() - zeros]);
+            }
         }
         Self(key)
     }
@@ -160,7 +164,7 @@ mod tests {
         let items = items(&key).unwrap();
         assert_eq!(items[0], (Tag::Namespace, &b"shop"[..]));
         assert_eq!(items[1], (Tag::AppVersion, &b"7"[..]));
-        assert_eq!(items[2], (Tag::LayerNumbered, &3u64.to_le_bytes()[..]));
+        assert_eq!(items[2], (Tag::LayerNumbered, &[3][..]));
         let expected = values.iter().flat_map(|value| {
             let tags = [Tag::Header, Tag::Value, Tag::Cookie];
             tags.map(|tag| (tag, *value))

@@ -4,6 +4,7 @@ use std::{
     borrow::{Borrow, Cow},
     fmt,
     marker::PhantomData,
+    panic::Location,
 };
 
 /// The name of something that a response shows, by which the response is purged when that thing changes.
@@ -37,6 +38,31 @@ impl Tag {
         Self(Cow::Borrowed(name))
     }
 
+    /// Whether no two of these names are equal, as the compiler may be asked: see [`TagFamily`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::Tag;
+    /// const _: () = assert!(Tag::are_distinct(&["product", "category"]));
+    /// assert!(!Tag::are_distinct(&["product", "category", "product"]));
+    /// ```
+    #[must_use]
+    pub const fn are_distinct(names: &[&str]) -> bool {
+        let mut first = 0;
+        while first < names.len() {
+            let mut second = first + 1;
+            while second < names.len() {
+                if equal(names[first].as_bytes(), names[second].as_bytes()) {
+                    return false;
+                }
+                second += 1;
+            }
+            first += 1;
+        }
+        true
+    }
+
     /// The tag's text.
     ///
     /// # Examples
@@ -48,6 +74,21 @@ impl Tag {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// As `==`, which the compiler cannot do yet.
+const fn equal(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < a.len() {
+        if a[at] != b[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
 }
 
 impl fmt::Display for Tag {
@@ -80,9 +121,11 @@ impl From<&'static str> for Tag {
 ///
 /// const PRODUCT: TagFamily<u64> = TagFamily::new("product");
 /// const CATEGORY: TagFamily<str> = TagFamily::new("category");
+/// const LISTING: TagFamily<(u64, str)> = TagFamily::new("listing");
 ///
 /// assert_eq!(PRODUCT.tag(7).as_str(), "product:7");
 /// assert_eq!(CATEGORY.tag("shoes").as_str(), "category:shoes");
+/// assert_eq!(LISTING.tag2(7, "de").as_str(), "listing:7:de");
 /// ```
 ///
 /// An argument of another type does not compile:
@@ -92,12 +135,27 @@ impl From<&'static str> for Tag {
 /// const PRODUCT: TagFamily<u64> = TagFamily::new("product");
 /// PRODUCT.tag("seven");
 /// ```
+///
+/// # Two families of one name
+///
+/// would purge each other's responses. Where the families stand in one file, the compiler can see to it that there are none:
+///
+/// ```
+/// # use tower_response_cache::{Tag, TagFamily};
+/// # const PRODUCT: TagFamily<u64> = TagFamily::new("product");
+/// # const CATEGORY: TagFamily<str> = TagFamily::new("category");
+/// const _: () = assert!(Tag::are_distinct(&[PRODUCT.name(), CATEGORY.name()]));
+/// ```
+///
+/// Wherever they stand, a build with debug assertions (`cargo test`, `cargo run`) panics when tags of two families with one
+/// name are made, and says where both were defined.
 pub struct TagFamily<A: ?Sized> {
     name: &'static str,
-    argument: PhantomData<fn(&A)>,
+    defined_at: &'static Location<'static>,
+    arguments: PhantomData<fn(&A)>,
 }
 
-impl<A: ?Sized + fmt::Display> TagFamily<A> {
+impl<A: ?Sized> TagFamily<A> {
     /// A family under this name.
     ///
     /// # Examples
@@ -108,14 +166,65 @@ impl<A: ?Sized + fmt::Display> TagFamily<A> {
     /// # let _ = AUTHOR;
     /// ```
     #[must_use]
+    #[track_caller]
     pub const fn new(name: &'static str) -> Self {
         Self {
             name,
-            argument: PhantomData,
+            defined_at: Location::caller(),
+            arguments: PhantomData,
         }
     }
 
+    /// The family's name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::TagFamily;
+    /// const AUTHOR: TagFamily<u32> = TagFamily::new("author");
+    /// assert_eq!(AUTHOR.name(), "author");
+    /// ```
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn of(&self, arguments: fmt::Arguments<'_>) -> Tag {
+        #[cfg(debug_assertions)]
+        self.assert_alone();
+        Tag(Cow::Owned(format!("{}:{arguments}", self.name)))
+    }
+
+    /// # Panics
+    ///
+    /// If a family of the same name was defined elsewhere, and has made a tag.
+    #[cfg(debug_assertions)]
+    fn assert_alone(&self) {
+        use std::{
+            collections::BTreeMap,
+            sync::{Mutex, PoisonError},
+        };
+
+        static DEFINED: Mutex<BTreeMap<&str, &Location<'_>>> = Mutex::new(BTreeMap::new());
+        let first = {
+            let mut defined = DEFINED.lock().unwrap_or_else(PoisonError::into_inner);
+            *defined.entry(self.name).or_insert(self.defined_at)
+        };
+        assert!(
+            first == self.defined_at,
+            "two tag families are named {:?}, one at {first}, one at {}: use one for both, or name one otherwise",
+            self.name,
+            self.defined_at,
+        );
+    }
+}
+
+impl<A: ?Sized + fmt::Display> TagFamily<A> {
     /// The tag of one thing of this kind.
+    ///
+    /// # Panics
+    ///
+    /// With debug assertions, if another family has the same name.
     ///
     /// # Examples
     ///
@@ -126,7 +235,54 @@ impl<A: ?Sized + fmt::Display> TagFamily<A> {
     /// ```
     #[must_use]
     pub fn tag(&self, argument: impl Borrow<A>) -> Tag {
-        Tag(Cow::Owned(format!("{}:{}", self.name, argument.borrow())))
+        self.of(format_args!("{}", argument.borrow()))
+    }
+}
+
+impl<A: fmt::Display, B: ?Sized + fmt::Display> TagFamily<(A, B)> {
+    /// The tag of a thing that is named by two arguments. If an argument has a `:` in it, two things may have one tag, and
+    /// are purged together.
+    ///
+    /// # Panics
+    ///
+    /// With debug assertions, if another family has the same name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::TagFamily;
+    /// const LISTING: TagFamily<(u64, str)> = TagFamily::new("listing");
+    /// assert_eq!(LISTING.tag2(7, "de").as_str(), "listing:7:de");
+    /// ```
+    #[must_use]
+    pub fn tag2(&self, first: impl Borrow<A>, second: impl Borrow<B>) -> Tag {
+        self.of(format_args!("{}:{}", first.borrow(), second.borrow()))
+    }
+}
+
+impl<A: fmt::Display, B: fmt::Display, C: ?Sized + fmt::Display> TagFamily<(A, B, C)> {
+    /// The tag of a thing that is named by three arguments; as [`tag2`](TagFamily::tag2).
+    ///
+    /// # Panics
+    ///
+    /// With debug assertions, if another family has the same name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::TagFamily;
+    /// const STOCK: TagFamily<(u32, u64, str)> = TagFamily::new("stock");
+    /// assert_eq!(STOCK.tag3(1, 7, "blue").as_str(), "stock:1:7:blue");
+    /// ```
+    #[must_use]
+    pub fn tag3(
+        &self,
+        first: impl Borrow<A>,
+        second: impl Borrow<B>,
+        third: impl Borrow<C>,
+    ) -> Tag {
+        let (first, second, third) = (first.borrow(), second.borrow(), third.borrow());
+        self.of(format_args!("{first}:{second}:{third}"))
     }
 }
 
@@ -274,5 +430,41 @@ impl From<Vec<Tag>> for Tags {
 impl<const N: usize> From<[Tag; N]> for Tags {
     fn from(tags: [Tag; N]) -> Self {
         Self(tags.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHELF: TagFamily<u32> = TagFamily::new("test-shelf");
+
+    #[test]
+    fn a_family_may_be_used_from_anywhere() {
+        const SAME: TagFamily<u32> = SHELF;
+        assert_eq!(SHELF.tag(1), SAME.tag(1));
+        let named_at_run_time = (1..3).map(|_| TagFamily::<u32>::new("test-loop").tag(1));
+        assert_eq!(named_at_run_time.count(), 2);
+    }
+
+    #[test]
+    fn two_families_of_one_name_are_noticed_with_their_second_tag() {
+        const FIRST: TagFamily<u32> = TagFamily::new("test-twice");
+        const SECOND: TagFamily<str> = TagFamily::new("test-twice");
+        let _ = FIRST.tag(1);
+        let panic = std::panic::catch_unwind(|| SECOND.tag("x")).unwrap_err();
+        let message = panic.downcast_ref::<String>().unwrap();
+        assert!(message.contains("\"test-twice\""), "{message}");
+        assert_eq!(message.matches("tag.rs:").count(), 2, "{message}");
+        let _ = FIRST.tag(2);
+    }
+
+    #[test]
+    fn the_compiler_can_tell_names_apart() {
+        const {
+            assert!(Tag::are_distinct(&[]));
+            assert!(Tag::are_distinct(&["a", "b", "ab", ""]));
+            assert!(!Tag::are_distinct(&["a", "b", "a"]));
+        }
     }
 }

@@ -17,6 +17,7 @@ use source::Source;
 /// The modules at the root of the crate, top to bottom. A module may name those below it, and itself.
 const FLOORS: &[&str] = &[
     "lib",
+    "guide",
     "axum",
     "layer",
     "handle",
