@@ -40,7 +40,7 @@ fn get(bytes: usize) -> Request<Body> {
     let path = "/a".repeat(200);
     let path = &path[..bytes - "GET".len() - host.len() - (query.len() - 1)];
     let mut request = Request::new(Body::new());
-    *request.uri_mut() = format!("{path}{query}").parse().unwrap();
+    *request.uri_mut() = format!("{path}{query}").parse().expect("a target");
     let host = HeaderValue::from_static(host);
     request.headers_mut().insert(header::HOST, host);
     request

@@ -217,7 +217,11 @@ fn is_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(is_plain)
 }
 
-/// The members of a list with weights, in thousandths (RFC 9110 §12.4.2). `None` if any of it cannot be read.
+/// What is longer than any client's list is not read: it costs something on every request.
+const MAX_MEMBERS: usize = 64;
+
+/// The members of a list with weights, in thousandths (RFC 9110 §12.4.2). `None` if any of it cannot be read, or it is
+/// too long.
 fn weighted<'a>(lines: &'a GetAll<'_, HeaderValue>) -> Option<Vec<(&'a [u8], u16)>> {
     let mut members = Vec::new();
     for line in lines {
@@ -230,7 +234,7 @@ fn weighted<'a>(lines: &'a GetAll<'_, HeaderValue>) -> Option<Vec<(&'a [u8], u16
                 (Some(weight), None) => thousandths(weight)?,
                 _ => return None,
             };
-            if !is_token(name) {
+            if !is_token(name) || members.len() == MAX_MEMBERS {
                 return None;
             }
             members.push((name, weight));
@@ -412,6 +416,11 @@ mod tests {
         ] {
             let found = normal(&codings, ACCEPT_ENCODING, &[line]);
             assert_eq!(found, [line.as_bytes()], "{line}");
+        }
+        for (members, is_read) in [(MAX_MEMBERS, true), (MAX_MEMBERS + 1, false)] {
+            let line = vec!["br"; members].join(",");
+            let found = normal(&codings, ACCEPT_ENCODING, &[&line]);
+            assert_eq!(found == [b"br"], is_read, "{members}");
         }
         let languages = Normalize::languages(["en"]).unwrap();
         let found = normal(&languages, ACCEPT_LANGUAGE, &["de;q=x", "en"]);
