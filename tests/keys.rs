@@ -120,7 +120,7 @@ fn negotiating() -> Origin {
     Origin::new(|request| {
         let said = |name| {
             let value = request.headers().get(name);
-            value.map_or("-", |value: &HeaderValue| value.to_str().unwrap())
+            value.map_or("-", |value: &HeaderValue| value.to_str().expect("text"))
         };
         let answer = format!("{} {}", said(ACCEPT_ENCODING), said(ACCEPT_LANGUAGE));
         with_headers(
@@ -410,7 +410,7 @@ async fn a_sealed_service_that_takes_long_is_called_in_the_same_way_by_who_waits
 }
 
 async fn asked(router: &Router, uri: &str) -> Answer {
-    let request = Request::builder().uri(uri).body(empty()).unwrap();
+    let request = Request::builder().uri(uri).body(empty()).expect("a target");
     let request = request.map(axum::body::Body::new);
     let response = router.clone().oneshot(request).await.unwrap();
     read(response).await
