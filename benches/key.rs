@@ -19,12 +19,8 @@ use tower_response_cache::{CacheLayer, CacheLayerBuilder, Key, key::Normalize};
 
 use common::{Body, Case, ready, run};
 
-/// What is measured, by the requests without it and with it.
-struct Row {
-    part: &'static str,
-    without: Case<'static>,
-    with: Case<'static>,
-}
+/// The requests without a part in their key and those with it, which bear its name.
+type Row = [Case<'static>; 2];
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -38,15 +34,14 @@ fn main() {
     rows.extend(found());
     rows.push(capture());
     rows.extend(bodies(&runtime));
-    let parts: Vec<_> = rows.iter().map(|row| row.part).collect();
-    let cases = rows.into_iter().flat_map(|row| [row.without, row.with]);
-    let mut cases: Vec<_> = cases.collect();
+    let mut cases: Vec<_> = rows.into_iter().flatten().collect();
     run(&mut cases);
     println!(
         "\n{:<60}{:>8}{:>14}",
         "part of the key", "ns", "allocations"
     );
-    for (part, pair) in parts.iter().zip(cases.chunks_exact_mut(2)) {
+    for pair in cases.chunks_exact_mut(2) {
+        let part = pair[1].name;
         let ns = pair[1].median() - pair[0].median();
         let allocations = pair[1].allocations() - pair[0].allocations();
         println!("{part:<60}{ns:>8.0}{allocations:>14.1}");
@@ -60,11 +55,10 @@ fn target() -> Row {
         *request.method_mut() = Method::PUT;
         request
     };
-    Row {
-        part: "method, host, path, query as it comes",
-        without: case(by_method, Key::new()),
-        with: case(get, Key::new()),
-    }
+    [
+        case("", by_method, Key::new()),
+        case("method, host, path, query as it comes", get, Key::new()),
+    ]
 }
 
 fn long_target() -> Row {
@@ -78,11 +72,10 @@ fn long_target() -> Row {
         *request.method_mut() = Method::PUT;
         request
     };
-    Row {
-        part: "the same, of 220 bytes together",
-        without: case(by_method, Key::new()),
-        with: case(get, Key::new()),
-    }
+    [
+        case("", by_method, Key::new()),
+        case("the same, of 220 bytes together", get, Key::new()),
+    ]
 }
 
 /// With its host, method and path 220 bytes.
@@ -142,16 +135,18 @@ fn headers() -> Vec<Row> {
             Key::new().ignore_cookies(),
             |key| key.cookie("region"),
         ),
-        Row {
-            part: "X-Forwarded-Host and -Proto (there, or not)",
-            without: case(get, Key::new()),
-            with: case(forwarded, Key::new()),
-        },
-        Row {
-            part: "Forwarded (there, or not)",
-            without: case(get, Key::new()),
-            with: case(element, Key::new()),
-        },
+        [
+            case("", get, Key::new()),
+            case(
+                "X-Forwarded-Host and -Proto (there, or not)",
+                forwarded,
+                Key::new(),
+            ),
+        ],
+        [
+            case("", get, Key::new()),
+            case("Forwarded (there, or not)", element, Key::new()),
+        ],
     ]
 }
 
@@ -179,23 +174,15 @@ fn found() -> Vec<Row> {
 
 /// Through a router, which is what captures.
 fn capture() -> Row {
-    let routed = |key: Key| {
+    let case = |part, key: Key| {
         let route = routing::get(async || "");
-        let layer = layer(stopped(key));
-        let router: Router = Router::new().route("/products/{id}", route).layer(layer);
+        let router = Router::<()>::new().route("/products/{id}", route);
+        let mut answer = ready(router.layer(layer(stopped(key))));
         let asked = || uri("/products/7").map(axum::body::Body::new);
-        (asked, router)
+        Case::new(part, get, move |_| answer(asked()))
     };
-    let case = |key: Key| {
-        let (asked, router) = routed(key);
-        let mut answer = ready(router);
-        Case::new("", get, move |_| answer(asked()))
-    };
-    Row {
-        part: "capture, one of a path",
-        without: case(Key::new()),
-        with: case(Key::new().capture("id")),
-    }
+    let with = Key::new().capture("id");
+    [case("", Key::new()), case("capture, one of a path", with)]
 }
 
 fn bodies(runtime: &tokio::runtime::Runtime) -> Vec<Row> {
@@ -209,10 +196,9 @@ fn bodies(runtime: &tokio::runtime::Runtime) -> Vec<Row> {
             request
         }
     };
-    let row = |part, bytes, key: Key<tower_response_cache::key::Body>| Row {
-        part,
-        without: hit(runtime, get, Key::new().body(1 << 20)),
-        with: hit(runtime, json(bytes), key),
+    let row = |part, bytes, key: Key<tower_response_cache::key::Body>| {
+        let without = hit("", runtime, get, Key::new().body(1 << 20));
+        [without, hit(part, runtime, json(bytes), key)]
     };
     vec![
         row(
@@ -245,16 +231,16 @@ fn more(
     key: Key,
     add: impl FnOnce(Key) -> Key,
 ) -> Row {
-    Row {
-        part,
-        without: case(make, key.clone()),
-        with: case(make, add(key)),
-    }
+    [case("", make, key.clone()), case(part, make, add(key))]
 }
 
 /// Requests for which a key is made, and that then pass by.
-fn case(make: impl FnMut() -> Request<Body> + 'static, key: Key) -> Case<'static> {
-    Case::new("", make, ready(layer(stopped(key)).layer(origin())))
+fn case(
+    part: &'static str,
+    make: impl FnMut() -> Request<Body> + 'static,
+    key: Key,
+) -> Case<'static> {
+    Case::new(part, make, ready(layer(stopped(key)).layer(origin())))
 }
 
 fn stopped(key: Key) -> Key {
@@ -271,6 +257,7 @@ fn mute<B>(builder: CacheLayerBuilder<B>) -> CacheLayerBuilder<B> {
 
 /// Hits under a key that reads the body.
 fn hit(
+    part: &'static str,
     runtime: &tokio::runtime::Runtime,
     mut make: impl FnMut() -> Request<Body> + 'static,
     key: Key<tower_response_cache::key::Body>,
@@ -282,7 +269,7 @@ fn hit(
         let Ok(response) = first.await;
         response.into_body().collect().await.expect("a body");
     });
-    Case::new("", make, ready(service))
+    Case::new(part, make, ready(service))
 }
 
 fn origin<B>() -> impl Service<

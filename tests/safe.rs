@@ -608,14 +608,7 @@ async fn a_head_is_answered_from_a_stored_get_with_its_length_and_no_body() {
 #[tokio::test]
 async fn a_request_without_a_key_shares_nothing() {
     let gate = Gate::new();
-    let inside = gate.clone();
-    let origin = Origin::later(move |_| {
-        let inside = inside.clone();
-        async move {
-            inside.pass().await;
-            ok("x")
-        }
-    });
+    let origin = Origin::gated(&gate, "x");
     let tenant =
         |parts: &http::request::Parts| parts.headers.get("x-tenant").map(|t| t.as_bytes().to_vec());
     let cache = keyed(Key::new().part("tenant", tenant), &origin);

@@ -143,6 +143,18 @@ impl Origin {
         }
     }
 
+    /// Answers with this when the gate lets it.
+    pub(crate) fn gated(gate: &Gate, answer: &'static str) -> Self {
+        let gate = gate.clone();
+        Self::later(move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.pass().await;
+                ok(answer)
+            }
+        })
+    }
+
     /// Answers `1`, `2`, `3`…, with these headers.
     pub(crate) fn counting(headers: &'static [(&'static str, &'static str)]) -> Self {
         let count = AtomicUsize::new(0);
