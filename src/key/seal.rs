@@ -4,7 +4,7 @@
 use axum::extract::OriginalUri;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::PathAndQuery};
 
-use super::{cookie, forwarded, query::Query, selection::Selection};
+use super::{cookie, forwarded, selection::Selection};
 
 /// Nothing reaches the inner service that is not in the key, but for these.
 #[derive(Debug, Clone, Default)]
@@ -38,13 +38,25 @@ impl Selection {
     /// Takes out of a request what is not in its key.
     pub(super) fn seal(&self, seal: &Seal, parts: &mut Parts) {
         parts.headers = self.sealed_headers(seal, &parts.headers);
+        parts.uri = self.sealed_uri(seal, &parts.uri);
+        #[cfg(feature = "axum")]
+        if let Some(original) = parts.extensions.get_mut::<OriginalUri>() {
+            original.0 = self.sealed_uri(seal, &original.0);
+        }
+    }
+
+    fn sealed_uri(&self, seal: &Seal, uri: &Uri) -> Uri {
+        let mut sealed = uri.clone();
         if self.ignore_authority {
-            let origin_form = parts.uri.path_and_query().cloned();
-            parts.uri = origin_form.map(Uri::from).unwrap_or_default();
+            let origin_form = uri.path_and_query().cloned();
+            sealed = origin_form.map(Uri::from).unwrap_or_default();
         }
-        if seal.query {
-            seal_query(&self.query, parts);
+        if seal.query
+            && let Some(query) = self.query.sealed(uri.query())
+        {
+            sealed = with_query(&sealed, &query);
         }
+        sealed
     }
 
     fn sealed_headers(&self, seal: &Seal, headers: &HeaderMap) -> HeaderMap {
@@ -90,20 +102,6 @@ fn folded(host: &HeaderValue) -> HeaderValue {
         return host.clone();
     }
     HeaderValue::from_bytes(&bytes.to_ascii_lowercase()).unwrap_or_else(|_| host.clone())
-}
-
-fn seal_query(query: &Query, parts: &mut Parts) {
-    let Some(sealed) = query.sealed(parts.uri.query()) else {
-        return;
-    };
-    // Where the original is another one, it is in the key as a whole.
-    #[cfg(feature = "axum")]
-    if let Some(original) = parts.extensions.get_mut::<OriginalUri>()
-        && original.query() == parts.uri.query()
-    {
-        original.0 = with_query(&original.0, &sealed);
-    }
-    parts.uri = with_query(&parts.uri, &sealed);
 }
 
 fn with_query(uri: &Uri, query: &str) -> Uri {
