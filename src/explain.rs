@@ -25,11 +25,12 @@ impl Explain for Layered<Body> {
     fn explain(&self, parts: &request::Parts, body: &[u8]) -> Explanation {
         let mut parts = parts.clone();
         let mut lookup = Lookup::new(&self.config);
-        let rule = &self.keys.body;
-        let too_long = body.len() > rule.limit();
+        let too_long = body.len() > self.keys.body.limit();
         let admitted = lookup.admit(self, &mut parts).and_then(|()| {
-            let keyed = !too_long && rule.put(&parts, body, None, &mut lookup.key);
-            keyed.then_some(()).ok_or(Reason::RequestBodyNotKeyed)
+            if too_long {
+                return Err(Reason::RequestBodyNotKeyed);
+            }
+            lookup.put_body(&self.keys, &parts, body, None)
         });
         self.explained(lookup, admitted, parts)
     }

@@ -6,7 +6,7 @@ use http::{HeaderMap, request};
 use tokio::time::Instant;
 
 use crate::{
-    config::{Config, Layered},
+    config::{Config, KeyMaker, Layered},
     entry::Entry,
     explanation::Standing,
     key::{self, Body, Identity, KeyBytes},
@@ -83,6 +83,29 @@ impl Lookup {
         let methods = &layered.config.policy.methods;
         policy::admit_body(parts, methods, layered.keys.body.is_grpc())?;
         self.make_key(layered, parts)
+    }
+
+    /// Adds a whole body to the key.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which the request passes by after all.
+    pub(crate) fn put_body(
+        &mut self,
+        keys: &KeyMaker<Body>,
+        parts: &request::Parts,
+        body: &[u8],
+        trailers: Option<&HeaderMap>,
+    ) -> Result<(), Reason> {
+        keys.selection
+            .put_of_the_body(&parts.headers, &mut self.key);
+        if !keys.body.put(parts, body, trailers, &mut self.key) {
+            return Err(Reason::RequestBodyNotKeyed);
+        }
+        if self.key.len() > keys.max_bytes {
+            return Err(Reason::KeyTooLong);
+        }
+        Ok(())
     }
 
     fn make_key<K>(

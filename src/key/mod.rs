@@ -111,7 +111,7 @@ impl Key<Head> {
     /// ```
     #[must_use]
     pub fn body(self, limit: usize) -> Key<Body> {
-        self.with_body(Body::raw(limit))
+        self.with_body(Body::raw(limit), &[])
     }
 
     /// As [`body`](Self::body), but where the body is JSON, and said to be, the order of its members and the white
@@ -133,16 +133,17 @@ impl Key<Head> {
     #[cfg(feature = "json")]
     #[must_use]
     pub fn json_body(self, limit: usize) -> Key<Body> {
-        self.with_body(Body::json(limit))
+        self.with_body(Body::json(limit), &[])
     }
 
-    fn with_body(self, body: Body) -> Key<Body> {
-        let key = Key {
+    fn with_body(mut self, body: Body, more: &[&'static str]) -> Key<Body> {
+        let more = more.iter().map(|name| HeaderName::from_static(name));
+        let headers = [field::CONTENT_TYPE, field::CONTENT_ENCODING];
+        self.selection.of_the_body = headers.into_iter().chain(more).collect();
+        Key {
             selection: self.selection,
             body,
-        };
-        key.header(field::CONTENT_TYPE)
-            .header(field::CONTENT_ENCODING)
+        }
     }
 }
 
@@ -173,10 +174,8 @@ impl Key<Body> {
     /// ```
     #[must_use]
     pub fn grpc(limit: usize) -> Self {
-        Key::new()
-            .with_body(Body::grpc(limit))
-            .header(HeaderName::from_static("grpc-encoding"))
-            .header(HeaderName::from_static("grpc-accept-encoding"))
+        let encodings = ["grpc-encoding", "grpc-accept-encoding"];
+        Key::new().with_body(Body::grpc(limit), &encodings)
     }
 
     /// Only requests for which this is true have a key; the others pass by. It gets the whole body, and runs on every

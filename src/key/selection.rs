@@ -27,6 +27,8 @@ pub(crate) struct Selection {
     pub(super) ignore_authorization: bool,
     pub(super) query: Query,
     pub(super) headers: Vec<Header>,
+    /// What joins the key with the body: it is not in the head's part of it.
+    pub(super) of_the_body: Vec<HeaderName>,
     pub(super) cookies: Vec<Cow<'static, str>>,
     #[cfg(feature = "axum")]
     pub(super) captures: Vec<Cow<'static, str>>,
@@ -180,8 +182,26 @@ impl Selection {
         Ok(found)
     }
 
-    pub(super) fn keys_header(&self, name: &HeaderName) -> bool {
+    /// Adds to a key what joins it with the body. It stands behind the part that a purge by request marks: so that
+    /// covers every type of body.
+    pub(crate) fn put_of_the_body(&self, headers: &HeaderMap, key: &mut KeyBytes) {
+        for name in &self.of_the_body {
+            if !self.chooses(name) {
+                let header = Header {
+                    name: name.clone(),
+                    normalize: None,
+                };
+                header.put(key, headers);
+            }
+        }
+    }
+
+    fn chooses(&self, name: &HeaderName) -> bool {
         self.headers.iter().any(|header| header.name == *name)
+    }
+
+    pub(super) fn keys_header(&self, name: &HeaderName) -> bool {
+        self.chooses(name) || self.of_the_body.contains(name)
     }
 
     /// Whether what an answer makes of this header depends on the key alone: all of it that the inner service sees is

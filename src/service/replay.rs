@@ -37,13 +37,17 @@ pub struct ReplayBody<B: Body> {
     read: VecDeque<Result<Frame<Bytes>, B::Error>>,
     /// `None` once it has ended.
     rest: Option<Pin<Box<B>>>,
+    /// How many bytes are still to come at the most, by what the body said before it was read.
+    upper: Option<u64>,
 }
 
 impl<B: Body> ReplayBody<B> {
     pub(super) fn unread(body: B) -> Self {
+        let upper = body.size_hint().upper();
         Self {
             read: VecDeque::new(),
             rest: Some(Box::pin(body)),
+            upper,
         }
     }
 
@@ -106,6 +110,9 @@ impl<B: Body> Body for ReplayBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
         if let Some(frame) = this.read.pop_front() {
+            let data = frame.as_ref().ok().and_then(Frame::data_ref);
+            let handed_on = data.map_or(0, |data| data.len() as u64);
+            this.upper = this.upper.map(|upper| upper.saturating_sub(handed_on));
             return Poll::Ready(Some(frame));
         }
         match &mut this.rest {
@@ -127,15 +134,22 @@ impl<B: Body> Body for ReplayBody<B> {
             .iter()
             .filter_map(|frame| frame.as_ref().ok().and_then(Frame::data_ref));
         let read: u64 = frames.map(|data| data.len() as u64).sum();
-        let rest = self
-            .rest
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), |rest| rest.size_hint());
+        let (lower, upper) = match &self.rest {
+            Some(rest) => {
+                let rest = rest.size_hint();
+                let upper = rest.upper().map(|upper| read.saturating_add(upper));
+                (read.saturating_add(rest.lower()), upper)
+            }
+            None if self.read.is_empty() => (0, Some(0)),
+            // Though all of it was read, no more is told than the body told itself: who knows the length exactly may not
+            // look for the error or the trailers behind the last byte.
+            None => (read, self.upper.map(|upper| upper.max(read))),
+        };
         let mut hint = SizeHint::new();
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(read.saturating_add(upper));
+        if let Some(upper) = upper {
+            hint.set_upper(upper);
         }
-        hint.set_lower(read.saturating_add(rest.lower()));
+        hint.set_lower(lower);
         hint
     }
 }

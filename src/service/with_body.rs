@@ -85,8 +85,8 @@ where
         let mut lookup = Lookup::new(config);
         let mut admitted = lookup.admit(&self.layered, &mut parts);
         let is_empty = body.is_end_stream();
-        if is_empty && admitted.is_ok() && !keys.body.put(&parts, b"", None, &mut lookup.key) {
-            admitted = Err(Reason::RequestBodyNotKeyed);
+        if is_empty && admitted.is_ok() {
+            admitted = lookup.put_body(keys, &parts, b"", None);
         }
         if let Err(reason) = admitted {
             let request = Request::from_parts(parts, body);
@@ -135,14 +135,17 @@ where
     /// Dropped while the body is read, it has touched nothing; later, it is as [`Missed::respond`].
     async fn read(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let deadline = deadline_in(self.layered.config.waiting.wait_timeout);
-        let rule = &self.layered.keys.body;
+        let keys = &self.layered.keys;
         let (parts, body) = &mut self.request;
-        let keyed = read(body, rule, deadline).await
-            && rule.put(parts, &body.data(), body.trailers(), &mut self.lookup.key);
-        if keyed {
-            self.look().await
+        let keyed = if read(body, &keys.body, deadline).await {
+            let (data, trailers) = (body.data(), body.trailers());
+            self.lookup.put_body(keys, parts, &data, trailers)
         } else {
-            self.pass(Reason::RequestBodyNotKeyed).await
+            Err(Reason::RequestBodyNotKeyed)
+        };
+        match keyed {
+            Ok(()) => self.look().await,
+            Err(reason) => self.pass(reason).await,
         }
     }
 
