@@ -333,7 +333,7 @@ async fn what_a_sealed_service_answers_is_for_all_who_have_the_same_key() {
         &[
             ("authorization", "Bearer bob"),
             ("x-forwarded-proto", "https"),
-            ("forwarded", "host=shop.example"),
+            ("forwarded", "host=shop.example, for=9.9.9.9"),
         ],
     );
     assert!(share(key(), laden(), other).await);

@@ -4,23 +4,84 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderValue, header};
 
+use super::{
+    encode::{KeyBytes, Tag, put},
+    query::decode,
+};
+
 /// Whether the request carries a cookie of another name than these. What cannot be read as a cookie is one.
 pub(super) fn any_besides(headers: &HeaderMap, names: &[Cow<'static, str>]) -> bool {
     pairs(headers).any(|pair| !names.iter().any(|known| known.as_bytes() == name(pair)))
 }
 
-/// All cookies of this name, in their order, each with its name as it stands: readers differ over `a`, `a=` and `a =`.
-pub(super) fn named<'a>(headers: &'a HeaderMap, wanted: &str) -> impl Iterator<Item = &'a [u8]> {
-    pairs(headers).filter(move |pair| name(pair) == wanted.as_bytes())
+/// Adds the cookies of these names to a key; or all lines as they come, if readers may not agree on what is in them.
+pub(super) fn put_cookies(key: &mut KeyBytes, headers: &HeaderMap, names: &[Cow<'static, str>]) {
+    if names.is_empty() {
+        return;
+    }
+    if !lines(headers).all(|line| is_plain(line, names)) {
+        put(key, Tag::RawCookies, b"");
+        lines(headers).for_each(|line| put(key, Tag::Value, line));
+        return;
+    }
+    for name in names {
+        put(key, Tag::Cookie, name.as_bytes());
+        named(headers, name).for_each(|pair| put(key, Tag::Value, pair));
+    }
 }
 
-/// The cookies of these names, in one line (RFC 6265 §5.4): those of one name in their order, the names in theirs.
-pub(super) fn sealed(headers: &HeaderMap, names: &[Cow<'static, str>]) -> Option<HeaderValue> {
-    let kept = names.iter().flat_map(|name| named(headers, name));
-    let line = kept.collect::<Vec<_>>().join(&b"; "[..]);
-    (!line.is_empty())
-        .then(|| HeaderValue::from_bytes(&line).ok())
-        .flatten()
+/// Keeps what `put_cookies` puts, in one line (RFC 6265 §5.4): the cookies of one name in their order, the names in
+/// theirs.
+pub(super) fn keep_sealed(headers: &HeaderMap, names: &[Cow<'static, str>], kept: &mut HeaderMap) {
+    if !lines(headers).all(|line| is_plain(line, names)) {
+        for line in headers.get_all(header::COOKIE) {
+            kept.append(header::COOKIE, line.clone());
+        }
+        return;
+    }
+    let pairs = names.iter().flat_map(|name| named(headers, name));
+    let line = pairs.collect::<Vec<_>>().join(&b"; "[..]);
+    if let Some(line) = HeaderValue::from_bytes(&line)
+        .ok()
+        .filter(|line| !line.is_empty())
+    {
+        kept.insert(header::COOKIE, line);
+    }
+}
+
+/// All cookies of this name, in their order, each with its name as it stands: readers differ over `a`, `a=` and `a =`,
+/// and some take `%61` for `a`.
+fn named<'a>(headers: &'a HeaderMap, wanted: &str) -> impl Iterator<Item = &'a [u8]> {
+    pairs(headers).filter(move |pair| is_named(pair, wanted))
+}
+
+fn is_named(pair: &[u8], wanted: &str) -> bool {
+    let name = name(pair);
+    name == wanted.as_bytes() || (name.contains(&b'%') && *decode(name) == *wanted.as_bytes())
+}
+
+/// Whether every reader finds the same cookies of these names in a line: it is text, and none of them stands where some
+/// see a quoted string and others a separator.
+fn is_plain(line: &[u8], names: &[Cow<'static, str>]) -> bool {
+    if !line
+        .iter()
+        .all(|b| (b' '..=b'~').contains(b) || *b == b'\t')
+    {
+        return false;
+    }
+    if !line.iter().any(|b| b"\",".contains(b)) {
+        return true;
+    }
+    let any = |pair: &[u8]| names.iter().any(|wanted| is_named(pair, wanted));
+    let loose = line.split(|b| b";,\"".contains(b)).map(<[u8]>::trim_ascii);
+    let strict = line.split(|b| *b == b';').map(<[u8]>::trim_ascii);
+    let mut quotes = 0;
+    let in_quotes = strict.clone().any(|pair| {
+        let hidden = quotes % 2 != 0 && any(pair);
+        quotes += pair.iter().filter(|b| **b == b'"').count();
+        hidden
+    });
+    !in_quotes && loose.filter(|pair| any(pair)).count() == strict.filter(|pair| any(pair)).count()
 }
 
 fn name(pair: &[u8]) -> &[u8] {
@@ -30,10 +91,13 @@ fn name(pair: &[u8]) -> &[u8] {
 
 /// HTTP/2 may split `Cookie` over several lines (RFC 9113 §8.2.3).
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&b| b == b';'))
+    lines(headers)
+        .flat_map(|line| line.split(|&b| b == b';'))
         .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty())
+}
+
+fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    lines.map(HeaderValue::as_bytes)
 }

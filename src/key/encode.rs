@@ -58,6 +58,8 @@ tags! {
     Trailer = 25,
     Variant = 26,
     Authorized = 27,
+    ForwardedElements = 28,
+    RawCookies = 29,
 }
 
 pub(super) fn put(key: &mut KeyBytes, tag: Tag, value: &[u8]) {

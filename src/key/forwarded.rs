@@ -52,18 +52,29 @@ pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(
     let mut elements = Elements::default();
     for (name, value) in found {
         if *name == header::FORWARDED {
-            let told = elements.each(value.as_bytes(), |element, name, value| {
-                put(key, Tag::ForwardedElement, &element.to_le_bytes());
-                put(key, Tag::Value, name);
-                put(key, Tag::Value, value);
-            });
-            told.ok_or(Reason::Forwarded)?;
+            put_elements(key, value.as_bytes(), &mut elements).ok_or(Reason::Forwarded)?;
         } else {
             put(key, Tag::Forwarded, name.as_str().as_bytes());
             put(key, Tag::Value, value.as_bytes());
         }
     }
     Ok(())
+}
+
+/// The hosts and schemes of a line, each with the number of its element, and how many elements the line has: readers
+/// take the first or the last (RFC 7239 §4), of the first line or of all. Nothing, if it tells none of these.
+fn put_elements(key: &mut KeyBytes, line: &[u8], elements: &mut Elements) -> Option<()> {
+    let mut tells = false;
+    elements.each(line, |element, name, value| {
+        tells = true;
+        put(key, Tag::ForwardedElement, &element.to_le_bytes());
+        put(key, Tag::Value, name);
+        put(key, Tag::Value, value);
+    })?;
+    if tells {
+        put(key, Tag::ForwardedElements, &elements.0.to_le_bytes());
+    }
+    Some(())
 }
 
 /// All that begins with `x-forwarded-`, but for the client's own address, and those that say the same in other words.
@@ -73,7 +84,13 @@ pub(super) fn tells_target(name: &HeaderName) -> bool {
 }
 
 /// `Forwarded` with nothing in it but what is in the key: the hosts and schemes, each in its place.
-pub(super) fn sealed(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn keep_sealed(headers: &HeaderMap, kept: &mut HeaderMap) {
+    if let Some(line) = sealed(headers) {
+        kept.insert(header::FORWARDED, line);
+    }
+}
+
+fn sealed(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut elements = Elements::default();
     let mut told: Vec<Vec<u8>> = Vec::new();
     for line in headers.get_all(header::FORWARDED) {
@@ -96,21 +113,20 @@ pub(super) fn sealed(headers: &HeaderMap) -> Option<HeaderValue> {
         .flatten()
 }
 
-/// Numbers the elements of the `Forwarded` lines of a request: readers take the first or the last (RFC 7239 §4).
+/// Numbers the elements of the `Forwarded` lines of a request.
 #[derive(Default)]
 struct Elements(usize);
 
 impl Elements {
     /// The hosts and schemes of a line, each with the number of its element. `None` if the line cannot be read.
     fn each(&mut self, line: &[u8], mut told: impl FnMut(usize, &[u8], &[u8])) -> Option<()> {
-        // A quoted string may hold separators, so a line with an escape or an odd quote is not taken apart.
-        let quotes = line.iter().filter(|&&b| b == b'"').count();
-        if quotes % 2 != 0 || line.contains(&b'\\') {
+        if !is_plain(line) {
             return None;
         }
-        for element in unquoted(line, b',') {
+        for element in line.split(|&b| b == b',') {
             self.0 += 1;
-            for pair in unquoted(element, b';').map(<[u8]>::trim_ascii) {
+            let pairs = element.split(|&b| b == b';').map(<[u8]>::trim_ascii);
+            for pair in pairs {
                 if pair.is_empty() {
                     continue;
                 }
@@ -127,11 +143,14 @@ impl Elements {
     }
 }
 
-/// The pieces between separators that stand in no quoted string.
-fn unquoted(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+/// Whether every reader takes this line apart in the same way: there are some that know no quotes, and some that take
+/// nothing but text. So no separator stands in quotes, nothing is escaped, and all is visible ASCII.
+fn is_plain(line: &[u8]) -> bool {
     let mut quoted = false;
-    line.split(move |&b| {
+    let plain = line.iter().all(|&b| {
         quoted ^= b == b'"';
-        !quoted && b == separator
-    })
+        let separates = b == b',' || b == b';';
+        (b == b'\t' || (b' '..=b'~').contains(&b)) && b != b'\\' && !(quoted && separates)
+    });
+    plain && !quoted
 }

@@ -95,8 +95,8 @@ pub(super) fn is_said(headers: &HeaderMap) -> bool {
     let media_type = pieces.next().unwrap_or_default();
     let json = media_type == b"application/json" || media_type.ends_with(b"+json");
     let utf_8 = |parameter: &[u8]| {
-        let value = parameter.strip_prefix(b"charset=");
-        value.is_none_or(|charset| [&b"utf-8"[..], b"\"utf-8\""].contains(&charset))
+        let value = parameter.strip_prefix(b"charset");
+        value.is_none_or(|charset| [&b"=utf-8"[..], b"=\"utf-8\""].contains(&charset))
     };
     json && pieces.all(utf_8) && !headers.contains_key(header::CONTENT_ENCODING)
 }
@@ -205,6 +205,7 @@ mod tests {
             &["application/x-ndjson"],
             &["application/x-www-form-urlencoded"],
             &["application/json;charset=utf-16"],
+            &["application/json;charset =utf-16"],
             &["application/json", "application/json"],
             &[],
         ] {

@@ -89,12 +89,12 @@ impl Key<Head> {
         }
     }
 
-    /// The body too, byte for byte, with its type, its encoding and its trailers. A request with a body of more than
+    /// The body too, byte for byte, with its type, encoding, language and trailers. A request with a body of more than
     /// `limit` bytes passes by, whole and without being held back; so does a gRPC call, for which there is
     /// [`Key::grpc`].
     ///
     /// Until its body is whole, a request waits, for
-    /// [`wait_timeout`](crate::CacheLayerBuilder::wait_timeout) at most. Which methods the cache answers is chosen with
+    /// [`wait_timeout`](crate::CacheLayerBuilder::wait_timeout) at most; then, as any other, for an answer. Which methods the cache answers is chosen with
     /// [`methods`](crate::CacheLayerBuilder::methods): GET and HEAD, unless you say otherwise.
     ///
     /// # Examples
@@ -118,6 +118,9 @@ impl Key<Head> {
     /// space between them do not matter. Numbers and strings are compared as they are written: `1` is not `1.0`.
     /// A body that is no JSON, has two members of one name, or is more than 32 levels deep, is in the key byte for byte.
     ///
+    /// The members of an object have no order (RFC 8259 §4). A service that goes by it all the same (some search engines do, for
+    /// `sort` and `aggs`) gets the first asker's; such questions are better asked with arrays, or keyed by [`body`](Self::body).
+    ///
     /// # Examples
     ///
     /// ```
@@ -138,7 +141,11 @@ impl Key<Head> {
 
     fn with_body(mut self, body: Body, more: &[&'static str]) -> Key<Body> {
         let more = more.iter().map(|name| HeaderName::from_static(name));
-        let headers = [field::CONTENT_TYPE, field::CONTENT_ENCODING];
+        let headers = [
+            field::CONTENT_TYPE,
+            field::CONTENT_ENCODING,
+            field::CONTENT_LANGUAGE,
+        ];
         self.selection.of_the_body = headers.into_iter().chain(more).collect();
         Key {
             selection: self.selection,
@@ -178,8 +185,8 @@ impl Key<Body> {
         Key::new().with_body(Body::grpc(limit), &encodings)
     }
 
-    /// Only requests for which this is true have a key; the others pass by. It gets the whole body, and runs on every
-    /// request whose body is within the limit, also on hits. Replaces an earlier one.
+    /// Only requests for which this is true have a key; the others pass by. It gets the whole body, which is empty for
+    /// most GETs, and runs on every request whose body is within the limit, also on hits. Replaces an earlier one.
     ///
     /// # Examples
     ///

@@ -98,6 +98,8 @@ fn word(tag: Tag) -> (&'static str, bool) {
         Tag::OriginalQuery => ("original query", true),
         Tag::Forwarded => ("forwarded", true),
         Tag::ForwardedElement => ("forwarded element", true),
+        Tag::ForwardedElements => ("forwarded elements", true),
+        Tag::RawCookies => ("cookies", true),
         Tag::RawQuery => ("query", true),
         Tag::Parameter => ("parameter", true),
         Tag::Header => ("header", true),
@@ -129,6 +131,7 @@ fn is_secret(tag: Tag, name: &[u8], headers: &HeaderMap) -> bool {
         Tag::Forwarded => !OF_THE_TARGET.contains(&name) || header.is_none_or(|name| marked(&name)),
         Tag::ForwardedElement => marked(&header::FORWARDED),
         Tag::Cookie => marked(&header::COOKIE),
+        Tag::RawCookies => true,
         _ => false,
     }
 }

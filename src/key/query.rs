@@ -138,7 +138,7 @@ fn brackets_a_selected(query: &str, names: &Names) -> bool {
 }
 
 /// `application/x-www-form-urlencoded`: `+` is a space, `%41` a byte.
-fn decode(name: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn decode(name: &[u8]) -> Cow<'_, [u8]> {
     if !name.iter().any(|&b| b == b'%' || b == b'+') {
         return Cow::Borrowed(name);
     }

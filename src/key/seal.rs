@@ -2,7 +2,11 @@
 
 #[cfg(feature = "axum")]
 use axum::extract::OriginalUri;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery},
+};
 
 use super::{cookie, forwarded, selection::Selection};
 
@@ -50,6 +54,10 @@ impl Selection {
         if self.ignore_authority {
             let origin_form = uri.path_and_query().cloned();
             sealed = origin_form.map(Uri::from).unwrap_or_default();
+        } else if let Some(authority) = uri.authority().and_then(folded_authority) {
+            let mut pieces = sealed.into_parts();
+            pieces.authority = Some(authority);
+            sealed = Uri::from_parts(pieces).unwrap_or_else(|_| uri.clone());
         }
         if seal.query
             && let Some(query) = self.query.sealed(uri.query())
@@ -63,12 +71,11 @@ impl Selection {
         let mut kept = HeaderMap::with_capacity(headers.keys_len());
         for name in headers.keys() {
             if self.removes(seal, name) {
-                let rest = match *name {
-                    header::COOKIE => cookie::sealed(headers, &self.cookies),
-                    header::FORWARDED => forwarded::sealed(headers),
-                    _ => None,
-                };
-                kept.extend(rest.map(|line| (Some(name.clone()), line)));
+                match *name {
+                    header::COOKIE => cookie::keep_sealed(headers, &self.cookies, &mut kept),
+                    header::FORWARDED => forwarded::keep_sealed(headers, &mut kept),
+                    _ => {}
+                }
             } else if *name == header::HOST {
                 // Its case is not in the key.
                 for host in headers.get_all(name) {
@@ -97,11 +104,19 @@ impl Selection {
 
 /// A host as it is in the key: in lower case, unless there is an `@` in it.
 fn folded(host: &HeaderValue) -> HeaderValue {
-    let bytes = host.as_bytes();
-    if bytes.contains(&b'@') || !bytes.iter().any(u8::is_ascii_uppercase) {
+    if host.as_bytes().contains(&b'@') {
         return host.clone();
     }
-    HeaderValue::from_bytes(&bytes.to_ascii_lowercase()).unwrap_or_else(|_| host.clone())
+    let lower = host.as_bytes().to_ascii_lowercase();
+    HeaderValue::from_bytes(&lower).unwrap_or_else(|_| host.clone())
+}
+
+/// As [`folded`]; `None` if it is so already.
+fn folded_authority(authority: &Authority) -> Option<Authority> {
+    let text = authority.as_str();
+    let differs = text.bytes().any(|b| b.is_ascii_uppercase()) && !text.contains('@');
+    let folded = differs.then(|| Authority::try_from(text.to_ascii_lowercase()).ok());
+    folded.flatten()
 }
 
 fn with_query(uri: &Uri, query: &str) -> Uri {

@@ -118,12 +118,7 @@ impl Selection {
         for header in &self.headers {
             header.put(key, &parts.headers);
         }
-        for name in &self.cookies {
-            put(key, Tag::Cookie, name.as_bytes());
-            for pair in cookie::named(&parts.headers, name) {
-                put(key, Tag::Value, pair);
-            }
-        }
+        cookie::put_cookies(key, &parts.headers, &self.cookies);
         #[cfg(feature = "axum")]
         self.put_captures(parts, key)?;
         for found in &self.found {

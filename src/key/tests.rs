@@ -110,7 +110,7 @@ fn what_proxies_say_of_the_target_is_in_the_key_and_the_clients_address_is_not()
         ("x-forwarded-proto", "http"),
         ("forwarded", "host=evil.example"),
         ("forwarded", "for=1.2.3.4;PROTO=http, for=5.6.7.8"),
-        ("forwarded", "for=\"[::1]:80\";host=\"a;b\""),
+        ("forwarded", "for=\"[::1]:80\";host=\"a\""),
     ] {
         assert!(
             of(name, value).is_ok_and(|key| Ok(key) != plain),
@@ -120,9 +120,21 @@ fn what_proxies_say_of_the_target_is_in_the_key_and_the_clients_address_is_not()
     assert_eq!(of("x-forwarded-for", "1.2.3.4"), plain);
     assert_eq!(of("forwarded", "for=1.2.3.4;by=10.0.0.1"), plain);
     assert_ne!(of("forwarded", "host=a"), of("forwarded", "host=b"));
-    for broken in ["host", "for=1;\"host=a", "a b=1", "=x", "host=\"a\\\"b\""] {
+    let hidden = "for=\"x;host=evil.example\"";
+    let escaped = "host=\"a\\\"b\"";
+    for broken in [
+        "host",
+        "for=1;\"host=a",
+        "a b=1",
+        "=x",
+        hidden,
+        escaped,
+        "for=\u{fc}",
+    ] {
         assert_eq!(of("forwarded", broken), Err(Reason::Forwarded), "{broken}");
     }
+    // The first and the last element are other ones, and so is the first line.
+    assert_ne!(of("forwarded", "host=a, for=1"), of("forwarded", "host=a"));
     for name in ["x-http-method-override", "x-original-url", "x-rewrite-url"] {
         assert_eq!(of(name, "/admin"), Err(Reason::Override));
     }
@@ -204,6 +216,24 @@ fn a_cookie_is_found_by_name_on_any_line() {
     assert_ne!(eu, of(&[(COOKIE, "REGION=eu")]));
     assert_ne!(of(&[(COOKIE, "region")]), of(&[(COOKIE, "region=")]));
     assert_ne!(eu, of(&[(COOKIE, "region =eu")]));
+}
+
+// Invariant 10.
+#[test]
+fn cookies_that_readers_may_take_apart_differently_are_keyed_whole() {
+    let key = Key::new().cookie("region");
+    let of = |line: &str| encoded(&key, &parts("/", &[(COOKIE, line)]));
+    for (a, b) in [
+        ("%72egion=evil", "a=1"),
+        ("region=eu; %72egion=evil", "region=eu"),
+        ("region=eu; a=\u{fc}", "region=eu"),
+        ("a=1,region=evil", "a=1"),
+        ("a=\"; region=eu; b=\"", "region=eu"),
+        ("a=\"region=evil\"", "a=1"),
+    ] {
+        assert_ne!(of(a), of(b), "{a} and {b}");
+    }
+    assert_eq!(of("region=eu; a=\"1\"; b=2,3"), of("region=eu"));
 }
 
 #[test]
