@@ -27,6 +27,7 @@ use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
 use tonic::{
     Code, Status, Streaming,
     client::Grpc,
+    codec::CompressionEncoding::Gzip,
     server::{self, NamedService},
     transport::{Channel, Endpoint, Server},
 };
@@ -561,6 +562,8 @@ fn query(id: u64) -> Query {
 #[derive(Debug, Clone, Default)]
 struct Catalogue {
     calls: Arc<AtomicUsize>,
+    /// It reads compressed messages, and answers so to those who accept it.
+    compresses: bool,
 }
 
 impl Catalogue {
@@ -597,6 +600,9 @@ impl Service<Request<tonic::body::Body>> for Catalogue {
         Box::pin(async move {
             let codec = ProstCodec::<Found, Query>::default();
             let mut grpc = server::Grpc::new(codec);
+            if this.compresses {
+                grpc = grpc.accept_compressed(Gzip).send_compressed(Gzip);
+            }
             Ok(match request.uri().path() {
                 FIND => {
                     let find = service_fn(move |asked: tonic::Request<Query>| {
@@ -643,7 +649,10 @@ struct Client {
 
 impl Client {
     async fn new() -> Self {
-        let service = Catalogue::default();
+        Self::of(Catalogue::default()).await
+    }
+
+    async fn of(service: Catalogue) -> Self {
         let layer = CacheLayer::builder()
             .key(Key::grpc(LIMIT))
             .ttl(MINUTE)
@@ -806,6 +815,91 @@ async fn a_real_conversation_flows() {
     assert!(within(answers.message()).await.unwrap().is_some());
     assert!(within(answers.message()).await.unwrap().is_none());
     assert_eq!(client.cache.stats().entries, 0);
+}
+
+/// How a client asks: what it is, and whether it got a compressed answer.
+type Asking = (&'static str, fn(Grpc<Channel>) -> Grpc<Channel>, bool);
+
+const ASKING: [Asking; 4] = [
+    (
+        "sends and accepts",
+        |grpc| grpc.send_compressed(Gzip).accept_compressed(Gzip),
+        true,
+    ),
+    ("accepts", |grpc| grpc.accept_compressed(Gzip), true),
+    ("sends", |grpc| grpc.send_compressed(Gzip), false),
+    ("does neither", |grpc| grpc, false),
+];
+
+// Invariants 9, 24, 46.
+#[tokio::test]
+async fn a_real_compressed_message_is_answered_by_what_was_made_of_it() {
+    let service = Catalogue {
+        compresses: true,
+        ..Catalogue::default()
+    };
+    let mut client = Client::of(service).await;
+    let plain = client.grpc.clone();
+    let queries = [1, 2].map(|id| Query {
+        id,
+        filler: vec![7; LIMIT / 2],
+    });
+    let mut first = Vec::new();
+    for round in 0..3 {
+        for (who, asking, is_compressed) in ASKING {
+            for (nth, query) in queries.iter().enumerate() {
+                client.grpc = asking(plain.clone());
+                let answer = client.find(tonic::Request::new(query.clone())).await;
+                let answer = answer.unwrap_or_else(|error| panic!("{who}: {error}"));
+                assert_eq!(said(&answer).contains("; hit"), round > 0, "{who}");
+                let coding = answer.metadata().get("grpc-encoding");
+                assert_eq!(
+                    coding.is_some_and(|it| it == "gzip"),
+                    is_compressed,
+                    "{who}"
+                );
+                let found = answer.into_inner();
+                assert_eq!(found.text, format!("{} {}", nth + 1, LIMIT / 2), "{who}");
+                first.push(found);
+            }
+        }
+    }
+    let (made, hits) = first.split_at(8);
+    assert_eq!([made, made].concat(), hits);
+    assert_eq!(client.calls(), 8);
+}
+
+// Invariants 5, 48.
+#[tokio::test]
+async fn a_real_compressed_message_is_measured_as_it_comes() {
+    let service = Catalogue {
+        compresses: true,
+        ..Catalogue::default()
+    };
+    let mut client = Client::of(service).await;
+    let plain = client.grpc.clone();
+    let long = Query {
+        id: 1,
+        filler: vec![7; 100 * LIMIT],
+    };
+    for (who, asking, _) in ASKING {
+        let sends = who.contains("sends");
+        for is_second in [false, true] {
+            client.grpc = asking(plain.clone());
+            let answer = client
+                .find(tonic::Request::new(long.clone()))
+                .await
+                .unwrap();
+            assert_eq!(said(&answer).contains("; hit"), is_second && sends, "{who}");
+            assert_eq!(
+                said(&answer).ends_with("request-body-not-keyed"),
+                !sends,
+                "{who}"
+            );
+            assert_eq!(answer.get_ref().text, format!("1 {}", 100 * LIMIT));
+        }
+    }
+    assert_eq!(client.calls(), 6);
 }
 
 // Invariant 25.
