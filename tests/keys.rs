@@ -80,6 +80,69 @@ async fn that_an_extension_is_absent_may_be_a_value_too() {
     assert!(share(key(), from(Tenant("", "")), from(Tenant("", ""))).await);
 }
 
+#[derive(Clone)]
+struct Admin;
+
+impl KeyValue for Admin {
+    fn write(&self, _: &mut KeyWriter<'_>) {}
+}
+
+// Invariant 7.
+#[tokio::test]
+async fn an_extension_that_says_nothing_is_not_absent() {
+    let key = || Key::new().optional_extension::<Admin>();
+    let mut admin = get("/");
+    admin.extensions_mut().insert(Admin);
+    assert!(!share(key(), admin, get("/")).await);
+}
+
+/// Requests of two tenants, whose types have one name, as those of two versions of a crate have.
+fn of_namesakes(first: u8, second: u8) -> (Key, Request<Body>) {
+    let (mut key, mut request) = (Key::new(), get("/"));
+    macro_rules! namesake {
+        ($value:expr) => {{
+            #[derive(Clone)]
+            struct Namesake(u8);
+            impl KeyValue for Namesake {
+                fn write(&self, key: &mut KeyWriter<'_>) {
+                    self.0.write(key);
+                }
+            }
+            request.extensions_mut().insert(Namesake($value));
+            key = key.extension::<Namesake>();
+        }};
+    }
+    namesake!(first);
+    namesake!(second);
+    (key, request)
+}
+
+// Invariant 7.
+#[tokio::test]
+async fn two_types_of_one_name_are_two_parts() {
+    for (other, is_shared) in [
+        ((1, 2), true),
+        ((0, 2), false),
+        ((1, 0), false),
+        ((2, 1), false),
+    ] {
+        let (key, first) = of_namesakes(1, 2);
+        let (_, second) = of_namesakes(other.0, other.1);
+        assert_eq!(share(key, first, second).await, is_shared, "{other:?}");
+    }
+}
+
+// Invariant 15.
+#[tokio::test]
+async fn a_target_without_a_path_is_sealed_too() {
+    for key in [Key::new(), Key::new().ignore_authority()] {
+        let cache = cached(key.query(["page"]).seal_query(), &listing());
+        let answer = send(&cache, request("GET", "EXAMPLE.com:80")).await;
+        let line = answer.text().lines().next().unwrap().to_owned();
+        assert!(["GET example.com:80", "GET /"].contains(&&*line), "{line}");
+    }
+}
+
 #[tokio::test]
 async fn values_of_all_kinds_are_told_apart() {
     type Make = fn(&http::request::Parts) -> Option<(Option<u8>, bool, i64)>;

@@ -60,6 +60,8 @@ tags! {
     Authorized = 27,
     ForwardedElements = 28,
     RawCookies = 29,
+    /// The item before it has no value, though it might have had one that says nothing.
+    Absent = 30,
 }
 
 pub(super) fn put(key: &mut KeyBytes, tag: Tag, value: &[u8]) {

@@ -68,6 +68,9 @@ pub(crate) fn parts(key: &[u8], headers: &HeaderMap) -> Vec<KeyPart> {
                 .for_each(|part| part.values.push(value.clone()));
             continue;
         }
+        if tag == Tag::Absent {
+            continue;
+        }
         hidden = is_secret(tag, bytes, headers);
         let (kind, named) = word(tag);
         let (name, values) = if named {
@@ -84,6 +87,7 @@ pub(crate) fn parts(key: &[u8], headers: &HeaderMap) -> Vec<KeyPart> {
 fn word(tag: Tag) -> (&'static str, bool) {
     match tag {
         Tag::Value => ("value", false),
+        Tag::Absent => ("absent", true),
         Tag::Namespace => ("namespace", false),
         Tag::AppVersion => ("version", false),
         Tag::LayerNamed => ("layer", false),

@@ -60,6 +60,7 @@ impl Selection {
             sealed = Uri::from_parts(pieces).unwrap_or_else(|_| uri.clone());
         }
         if seal.query
+            && uri.query().is_some()
             && let Some(query) = self.query.sealed(uri.query())
         {
             sealed = with_query(&sealed, &query);

@@ -1,6 +1,11 @@
 //! Which parts of a request's head are in its key, and so what of it the inner service may see.
 
-use std::{any::type_name, borrow::Cow, fmt, sync::Arc};
+use std::{
+    any::{TypeId, type_name},
+    borrow::Cow,
+    fmt,
+    sync::Arc,
+};
 
 use http::{HeaderMap, HeaderName, request::Parts};
 
@@ -41,6 +46,8 @@ pub(crate) struct Selection {
 pub(super) struct Found {
     tag: Tag,
     name: Cow<'static, str>,
+    /// Of an extension: its name may be another type's too.
+    id: Option<TypeId>,
     write: Write,
 }
 
@@ -51,12 +58,15 @@ impl Found {
         Self {
             tag: Tag::Extension,
             name: type_name::<T>().into(),
-            write: Arc::new(move |parts, key| match parts.extensions.get::<T>() {
-                Some(value) => {
-                    value.write(key);
-                    Some(())
+            id: Some(TypeId::of::<T>()),
+            write: Arc::new(move |parts, key| {
+                match parts.extensions.get::<T>() {
+                    Some(value) => value.write(key),
+                    None if required => return None,
+                    // A value may write nothing, and be there all the same.
+                    None => key.absent(),
                 }
-                None => (!required).then_some(()),
+                Some(())
             }),
         }
     }
@@ -69,6 +79,7 @@ impl Found {
         Self {
             tag: Tag::Part,
             name,
+            id: None,
             write: Arc::new(move |parts, key| {
                 find(parts)?.write(key);
                 Some(())
@@ -77,7 +88,7 @@ impl Found {
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {
-        self.tag == other.tag && self.name == other.name
+        (self.tag, self.id, &self.name) == (other.tag, other.id, &other.name)
     }
 }
 

@@ -77,6 +77,11 @@ impl<'a> KeyWriter<'a> {
         Self(key)
     }
 
+    /// Says that there is no value.
+    pub(super) fn absent(&mut self) {
+        put(self.0, Tag::Absent, b"");
+    }
+
     /// Adds these bytes, as one value.
     ///
     /// # Examples
