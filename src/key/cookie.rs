@@ -15,44 +15,45 @@ pub(super) fn any_besides(headers: &HeaderMap, names: &[Cow<'static, str>]) -> b
 }
 
 /// Adds the cookies of these names to a key; or all lines as they come, if readers may not agree on what is in them.
-pub(super) fn put_cookies(key: &mut KeyBytes, headers: &HeaderMap, names: &[Cow<'static, str>]) {
+/// Where they are sealed, readers get nothing else than these cookies.
+pub(super) fn put_cookies(
+    key: &mut KeyBytes,
+    headers: &HeaderMap,
+    names: &[Cow<'static, str>],
+    sealed: bool,
+) {
     if names.is_empty() {
         return;
     }
-    if !lines(headers).all(|line| is_plain(line, names)) {
+    if !sealed && !lines(headers).all(|line| is_plain(line, names)) {
         put(key, Tag::RawCookies, b"");
         lines(headers).for_each(|line| put(key, Tag::Value, line));
         return;
     }
     for name in names {
         put(key, Tag::Cookie, name.as_bytes());
-        named(headers, name).for_each(|pair| put(key, Tag::Value, pair));
+        named(headers, name, sealed).for_each(|pair| put(key, Tag::Value, pair));
     }
 }
 
-/// Keeps what `put_cookies` puts, in one line (RFC 6265 §5.4): the cookies of one name in their order, the names in
-/// theirs.
-pub(super) fn keep_sealed(headers: &HeaderMap, names: &[Cow<'static, str>], kept: &mut HeaderMap) {
-    if !lines(headers).all(|line| is_plain(line, names)) {
-        for line in headers.get_all(header::COOKIE) {
-            kept.append(header::COOKIE, line.clone());
-        }
-        return;
-    }
-    let pairs = names.iter().flat_map(|name| named(headers, name));
+/// The cookies of these names, in one line (RFC 6265 §5.4): those of one name in their order, the names in theirs.
+pub(super) fn sealed(headers: &HeaderMap, names: &[Cow<'static, str>]) -> Option<HeaderValue> {
+    let pairs = names.iter().flat_map(|name| named(headers, name, true));
     let line = pairs.collect::<Vec<_>>().join(&b"; "[..]);
-    if let Some(line) = HeaderValue::from_bytes(&line)
-        .ok()
-        .filter(|line| !line.is_empty())
-    {
-        kept.insert(header::COOKIE, line);
-    }
+    let value = HeaderValue::from_bytes(&line).ok();
+    value.filter(|value| !value.is_empty())
 }
 
 /// All cookies of this name, in their order, each with its name as it stands: readers differ over `a`, `a=` and `a =`,
-/// and some take `%61` for `a`.
-fn named<'a>(headers: &'a HeaderMap, wanted: &str) -> impl Iterator<Item = &'a [u8]> {
-    pairs(headers).filter(move |pair| is_named(pair, wanted))
+/// and some take `%61` for `a`; where the cookies are sealed, these never get there.
+fn named<'a>(headers: &'a HeaderMap, wanted: &str, sealed: bool) -> impl Iterator<Item = &'a [u8]> {
+    pairs(headers).filter(move |pair| {
+        if sealed {
+            name(pair) == wanted.as_bytes()
+        } else {
+            is_named(pair, wanted)
+        }
+    })
 }
 
 fn is_named(pair: &[u8], wanted: &str) -> bool {

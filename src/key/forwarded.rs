@@ -7,13 +7,18 @@ use super::encode::{KeyBytes, Tag, put};
 use crate::status::Reason;
 
 /// Host, scheme and place of the service as the client sees them, besides what begins with `x-forwarded-`.
-const TARGET: [HeaderName; 6] = [
+const TARGET: [HeaderName; 11] = [
     HeaderName::from_static("x-original-host"),
     HeaderName::from_static("x-host"),
     HeaderName::from_static("x-url-scheme"),
     HeaderName::from_static("x-scheme"),
     HeaderName::from_static("x-script-name"),
     HeaderName::from_static("front-end-https"),
+    HeaderName::from_static("x-http-host-override"),
+    HeaderName::from_static("x-backend-host"),
+    HeaderName::from_static("x-envoy-original-path"),
+    HeaderName::from_static("cf-visitor"),
+    HeaderName::from_static("cloudfront-forwarded-proto"),
 ];
 
 /// Some frameworks and servers take the method or the path from these.
@@ -37,7 +42,7 @@ pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(
     let mut found: SmallVec<[(&HeaderName, &HeaderValue); 8]> = SmallVec::new();
     for (name, value) in headers {
         // This runs on every hit, and most names are neither.
-        if !matches!(name.as_str().as_bytes(), [b'x' | b'f', ..]) {
+        if !matches!(name.as_str().as_bytes(), [b'x' | b'f' | b'c', ..]) {
             continue;
         }
         if OVERRIDES.contains(name) {
@@ -84,13 +89,7 @@ pub(super) fn tells_target(name: &HeaderName) -> bool {
 }
 
 /// `Forwarded` with nothing in it but what is in the key: the hosts and schemes, each in its place.
-pub(super) fn keep_sealed(headers: &HeaderMap, kept: &mut HeaderMap) {
-    if let Some(line) = sealed(headers) {
-        kept.insert(header::FORWARDED, line);
-    }
-}
-
-fn sealed(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn sealed(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut elements = Elements::default();
     let mut told: Vec<Vec<u8>> = Vec::new();
     for line in headers.get_all(header::FORWARDED) {

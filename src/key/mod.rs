@@ -462,7 +462,8 @@ impl<B> Key<B> {
     /// traced: `Content-Length`, `Transfer-Encoding`, `TE`, `Trailer`, `traceparent`, `tracestate`, `b3`, `X-B3-*`,
     /// `X-Request-Id`, `X-Correlation-Id`, `X-Amzn-Trace-Id`, `X-Cloud-Trace-Context`; and what
     /// [`let_through`](Self::let_through) names. Everything else goes, validators and ranges too. The request's
-    /// extensions stay, whatever is in them: what layers outside the cache put there, the address of the client.
+    /// extensions stay, whatever is in them (what layers outside the cache put there, the address of the client), and so does
+    /// the version of HTTP.
     ///
     /// A request that has no key is not sealed: it passes by as it is.
     ///

@@ -40,8 +40,8 @@ impl Names {
     }
 }
 
-/// Parameters, ordered by name; the values of a repeated name stay in their order. Names are compared as the handler
-/// will see them, decoded; values are kept as they come.
+/// Parameters, ordered by name; the values of a repeated name, and of `name[…]`, stay in their order. Names are compared
+/// as the handler will see them, decoded; values are kept as they come.
 type Pairs<'a> = SmallVec<[(Cow<'a, [u8]>, Option<&'a [u8]>); 8]>;
 
 impl Query {
@@ -98,9 +98,16 @@ impl Query {
             .map(|(name, value)| (decode(name), value))
             .filter(|(name, _)| chosen(name))
             .collect();
-        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // Stable: what is of one name stays in its order.
+        pairs.sort_by(|(a, _), (b, _)| base(a).cmp(base(b)));
         Some(pairs)
     }
+}
+
+/// The name that some readers take `name[…]` for.
+fn base(name: &[u8]) -> &[u8] {
+    let end = name.iter().position(|&b| b == b'[').unwrap_or(name.len());
+    &name[..end]
 }
 
 fn pieces(query: &str) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {

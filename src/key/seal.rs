@@ -72,11 +72,12 @@ impl Selection {
         let mut kept = HeaderMap::with_capacity(headers.keys_len());
         for name in headers.keys() {
             if self.removes(seal, name) {
-                match *name {
-                    header::COOKIE => cookie::keep_sealed(headers, &self.cookies, &mut kept),
-                    header::FORWARDED => forwarded::keep_sealed(headers, &mut kept),
-                    _ => {}
-                }
+                let rest = match *name {
+                    header::COOKIE => cookie::sealed(headers, &self.cookies),
+                    header::FORWARDED => forwarded::sealed(headers),
+                    _ => None,
+                };
+                kept.extend(rest.map(|line| (Some(name.clone()), line)));
             } else if *name == header::HOST {
                 // Its case is not in the key.
                 for host in headers.get_all(name) {

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, HeaderName, request::Parts};
+use http::{HeaderMap, HeaderName, header, request::Parts};
 
 #[cfg(feature = "axum")]
 use super::capture;
@@ -129,7 +129,8 @@ impl Selection {
         for header in &self.headers {
             header.put(key, &parts.headers);
         }
-        cookie::put_cookies(key, &parts.headers, &self.cookies);
+        let sealed = self.is_sealed_from(&header::COOKIE);
+        cookie::put_cookies(key, &parts.headers, &self.cookies, sealed);
         #[cfg(feature = "axum")]
         self.put_captures(parts, key)?;
         for found in &self.found {
@@ -213,8 +214,12 @@ impl Selection {
     /// Whether what an answer makes of this header depends on the key alone: all of it that the inner service sees is
     /// in there.
     pub(crate) fn leaves_no_trace_of(&self, name: &HeaderName) -> bool {
+        self.keys_header(name) || self.is_sealed_from(name)
+    }
+
+    fn is_sealed_from(&self, name: &HeaderName) -> bool {
         let seal = self.seal.as_ref();
-        self.keys_header(name) || seal.is_some_and(|seal| self.removes(seal, name))
+        seal.is_some_and(|seal| self.removes(seal, name))
     }
 
     /// Lets the inner service see the request as it is in the key: headers in their normal form, and, if it is sealed,

@@ -169,6 +169,12 @@ fn a_query_that_readers_may_take_apart_differently_is_keyed_whole() {
     assert!(!same(&key, "/?x=%2", "/?x=%3"));
     assert!(!same(&key, "/?q[]=1", "/?q[]=2"), "some take q[] for q");
     assert!(same(&key, "/?x[]=1", "/?x[]=2"));
+    let key = Key::new().query(["q*"]);
+    assert!(
+        !same(&key, "/?q=1&q[]=2", "/?q[]=2&q=1"),
+        "which comes last"
+    );
+    assert!(same(&key, "/?qa=1&q[]=2", "/?q[]=2&qa=1"));
 }
 
 #[test]
