@@ -109,6 +109,13 @@ pub use service::{BodyCache, Cache, ReplayBody};
 pub use status::{CacheStatus, Forward, Reason};
 pub use tags::{CacheScope, Tag, TagFamily, Tags, scope};
 
+/// What the fuzzer in `fuzz/` calls.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_key(choices: &[u8]) {
+    key::injectivity::check(choices);
+}
+
 /// Compiles the README's code.
 #[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../README.md")]

@@ -14,6 +14,8 @@ mod encode;
 mod forwarded;
 mod header;
 mod identity;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod injectivity;
 #[cfg(feature = "json")]
 mod json;
 mod parts;

@@ -1,0 +1,537 @@
+//! What the documentation says is in a key, found in a slow and obvious way. Nothing here calls what makes keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use http::{HeaderMap, Method, request::Parts};
+
+#[cfg(feature = "json")]
+use super::requests::TYPES_OF_JSON;
+use super::{
+    requests::{Marker, Names, Tenant, Whole},
+    spec::{Content, Parameters, Spec, Wanted},
+};
+use crate::status::Reason;
+
+type Lines = Vec<Vec<u8>>;
+/// The number of an element of `Forwarded`, a name and a value.
+type Pair = (usize, Vec<u8>, Vec<u8>);
+
+/// The selected values of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) method: String,
+    /// Scheme, authority, and the lines of `Host`; none if they are left out.
+    origin: Option<(Option<String>, Option<Vec<u8>>, Lines)>,
+    pub(super) path: String,
+    /// The path and query as they were before a router changed them, if it has.
+    original: (Option<String>, Option<Option<String>>),
+    proxies: BTreeMap<String, Lines>,
+    forwarded: Vec<Pair>,
+    query: Query,
+    pub(super) headers: BTreeMap<&'static str, Lines>,
+    pub(super) cookies: BTreeMap<&'static str, Lines>,
+    tenant: Option<Tenant>,
+    names: Option<Names>,
+    marker: Option<Marker>,
+    part: Option<Vec<u8>>,
+    body: Said,
+    trailers: Vec<(String, Vec<u8>)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Query {
+    Whole(Option<String>),
+    /// The values under each name, in their order.
+    Parts(BTreeMap<Vec<u8>, Vec<Option<String>>>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Bytes(Vec<u8>),
+    #[cfg(feature = "json")]
+    Json(json::Value),
+    Message(u8, Vec<u8>),
+}
+
+/// Why a request has no key; `None` if it is because of its body.
+pub(super) type Refusal = Option<Reason>;
+
+/// `shown` are the headers as the inner service sees them, for the normal forms: that they are normal is not asked
+/// here (`header.rs` does), but that the key tells apart just what the inner service can.
+pub(super) fn told(spec: &Spec, request: &Whole, shown: &HeaderMap) -> Result<Told, Refusal> {
+    let (headers, extensions) = (&request.parts.headers, &request.parts.extensions);
+    let method = &request.parts.method;
+    let uri = &request.parts.uri;
+    if OVERRIDES.iter().any(|name| headers.contains_key(*name)) {
+        return Err(Some(Reason::Override));
+    }
+    let forwarded = forwarded(headers).ok_or(Some(Reason::Forwarded))?;
+    let part = lines(headers, "x-part").into_iter().next();
+    let names = spec.header_names().into_iter();
+    Ok(Told {
+        method: match *method {
+            Method::HEAD => "GET".to_owned(),
+            _ => method.to_string(),
+        },
+        origin: (!spec.ignore_authority).then(|| origin(&request.parts)),
+        path: uri.path().to_owned(),
+        original: original(&request.parts),
+        proxies: proxies(headers),
+        forwarded,
+        query: query(&spec.query, uri.query()),
+        headers: names.map(|name| (name, lines(shown, name))).collect(),
+        cookies: cookies(&spec.cookies, headers),
+        tenant: found(spec.tenant, extensions.get::<Tenant>().cloned())?,
+        names: found(spec.names, extensions.get::<Names>().cloned())?,
+        marker: found(spec.marker, extensions.get::<Marker>().cloned())?,
+        part: found(spec.part, part)?,
+        body: said(spec, request).ok_or(None)?,
+        trailers: trailers(spec, request),
+    })
+}
+
+/// Some servers take the method or the path from these: nobody can tell what such a request is for.
+const OVERRIDES: [&str; 8] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-method",
+    "x-original-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-rewrite-url",
+];
+
+/// What is there of a part, if it is in the key.
+fn found<T>(wanted: Wanted, part: Option<T>) -> Result<Option<T>, Refusal> {
+    match (wanted, part) {
+        (Wanted::No, _) => Ok(None),
+        (Wanted::Required, None) => Err(Some(Reason::KeyPart)),
+        (_, part) => Ok(part),
+    }
+}
+
+fn lines(headers: &HeaderMap, name: &str) -> Lines {
+    let lines = headers.get_all(name).iter();
+    lines.map(|line| line.as_bytes().to_vec()).collect()
+}
+
+fn origin(parts: &Parts) -> (Option<String>, Option<Vec<u8>>, Lines) {
+    // The case of a host does not matter, that of what stands before an `@` does.
+    let folded = |host: Vec<u8>| {
+        if host.contains(&b'@') {
+            host
+        } else {
+            host.to_ascii_lowercase()
+        }
+    };
+    let hosts = lines(&parts.headers, "host").into_iter().map(folded);
+    let authority = parts.uri.authority();
+    (
+        parts.uri.scheme_str().map(str::to_owned),
+        authority.map(|authority| folded(authority.as_str().into())),
+        hosts.collect(),
+    )
+}
+
+#[cfg(feature = "axum")]
+fn original(parts: &Parts) -> (Option<String>, Option<Option<String>>) {
+    let Some(original) = parts.extensions.get::<axum::extract::OriginalUri>() else {
+        return (None, None);
+    };
+    let query = original.query().map(str::to_owned);
+    (
+        (original.path() != parts.uri.path()).then(|| original.path().to_owned()),
+        (original.query() != parts.uri.query()).then_some(query),
+    )
+}
+
+#[cfg(not(feature = "axum"))]
+fn original(_: &Parts) -> (Option<String>, Option<Option<String>>) {
+    (None, None)
+}
+
+/// All that proxies say of the target, but for the client's own address, and `Forwarded`.
+fn proxies(headers: &HeaderMap) -> BTreeMap<String, Lines> {
+    let others = [
+        "x-original-host",
+        "x-host",
+        "x-url-scheme",
+        "x-scheme",
+        "x-script-name",
+        "front-end-https",
+    ];
+    let mut told = BTreeMap::new();
+    for name in headers.keys().map(|name| name.as_str()) {
+        let forwarded = name.starts_with("x-forwarded-") && name != "x-forwarded-for";
+        if forwarded || others.contains(&name) {
+            told.insert(name.to_owned(), lines(headers, name));
+        }
+    }
+    told
+}
+
+/// The hosts and schemes that `Forwarded` tells, each with the number of its element, as they are written. `None` if
+/// a line cannot be read: it has an escape or an odd quote, or a part that is no `name=value`.
+fn forwarded(headers: &HeaderMap) -> Option<Vec<Pair>> {
+    let mut told = Vec::new();
+    let mut number = 0;
+    for line in lines(headers, "forwarded") {
+        for element in outside_quotes(&line, b',')? {
+            number += 1;
+            for pair in outside_quotes(&element, b';')? {
+                let pair = trimmed(&pair);
+                if pair.is_empty() {
+                    continue;
+                }
+                let (name, value) = halves(pair, b'=');
+                let value = value?;
+                let lower = name.to_ascii_lowercase();
+                if lower == b"host" || lower == b"proto" {
+                    told.push((number, name.to_vec(), value.to_vec()));
+                } else if name.is_empty() || !name.iter().all(u8::is_ascii_alphanumeric) {
+                    return None;
+                }
+            }
+        }
+    }
+    Some(told)
+}
+
+fn outside_quotes(text: &[u8], separator: u8) -> Option<Lines> {
+    let mut pieces = vec![Vec::new()];
+    let mut is_quoted = false;
+    for &byte in text {
+        if byte == b'\\' {
+            return None;
+        }
+        if byte == b'"' {
+            is_quoted = !is_quoted;
+        }
+        if byte == separator && !is_quoted {
+            pieces.push(Vec::new());
+        } else if let Some(last) = pieces.last_mut() {
+            last.push(byte);
+        }
+    }
+    (!is_quoted).then_some(pieces)
+}
+
+/// Without the white space around it, of which headers have two kinds.
+fn trimmed(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// What stands before the first separator, and what behind it, if there is one.
+fn halves(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
+    for at in 0..text.len() {
+        if text[at] == separator {
+            return (&text[..at], Some(&text[at + 1..]));
+        }
+    }
+    (text, None)
+}
+
+fn cookies(wanted: &[&'static str], headers: &HeaderMap) -> BTreeMap<&'static str, Lines> {
+    let all = lines(headers, "cookie").join(&b';');
+    let mut told = BTreeMap::new();
+    for &wanted in wanted {
+        let mut found = Lines::new();
+        let mut rest = Some(&all[..]);
+        while let Some(cookies) = rest {
+            let (cookie, more) = halves(cookies, b';');
+            rest = more;
+            let cookie = trimmed(cookie);
+            let (name, _) = halves(cookie, b'=');
+            if !cookie.is_empty() && trimmed(name) == wanted.as_bytes() {
+                found.push(cookie.to_vec());
+            }
+        }
+        told.insert(wanted, found);
+    }
+    told
+}
+
+fn query(chosen: &Parameters, query: Option<&str>) -> Query {
+    let text = query.unwrap_or_default();
+    let is_chosen = |name: &[u8]| match chosen {
+        Parameters::All => true,
+        Parameters::Only(names) => names.iter().any(|known| is_meant(known, name)),
+        Parameters::Except(names) => !names.iter().any(|known| is_meant(known, name)),
+    };
+    let whole = Query::Whole(query.map(str::to_owned));
+    // What readers may not agree on is in the key as a whole.
+    if matches!(chosen, Parameters::All) || text.contains(';') || !text.is_ascii() {
+        return whole;
+    }
+    let escapes = text.split('%').skip(1);
+    for digits in escapes {
+        if digits.len() < 2 || u8::from_str_radix(&digits[..2], 16).is_err() || &digits[..1] == "+"
+        {
+            return whole;
+        }
+    }
+    let mut told: BTreeMap<Vec<u8>, Vec<Option<String>>> = BTreeMap::new();
+    let mut left_out = BTreeSet::new();
+    for piece in text.split('&').filter(|piece| !piece.is_empty()) {
+        let (name, value) = match piece.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (piece, None),
+        };
+        let name = unescaped(name);
+        if is_chosen(&name) {
+            told.entry(name).or_default().push(value);
+        } else {
+            left_out.insert(name);
+        }
+    }
+    // Some take `name[x]` for a part of `name`.
+    let may_be_chosen =
+        |name: &Vec<u8>| (0..name.len()).any(|at| name[at] == b'[' && is_chosen(&name[..at]));
+    if matches!(chosen, Parameters::Only(_)) && left_out.iter().any(may_be_chosen) {
+        return whole;
+    }
+    Query::Parts(told)
+}
+
+fn is_meant(known: &str, name: &[u8]) -> bool {
+    match known.strip_suffix('*') {
+        Some(start) => name.len() >= start.len() && &name[..start.len()] == start.as_bytes(),
+        None => name == known.as_bytes(),
+    }
+}
+
+fn unescaped(name: &str) -> Vec<u8> {
+    let spaced = name.replace('+', " ");
+    let mut pieces = spaced.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
+        bytes.extend(u8::from_str_radix(&piece[..2], 16));
+        bytes.extend(piece[2..].bytes());
+    }
+    bytes
+}
+
+fn said(spec: &Spec, request: &Whole) -> Option<Said> {
+    let body = &request.body;
+    Some(match spec.body {
+        None => Said::Nothing,
+        Some(Content::Raw) => Said::Bytes(body.clone()),
+        #[cfg(feature = "json")]
+        Some(Content::Json) => match json::read(body) {
+            Some(value) if is_json(&request.parts.headers) => Said::Json(value),
+            _ => Said::Bytes(body.clone()),
+        },
+        Some(Content::Grpc) => {
+            let flag = *body.first()?;
+            let length = u32::from_be_bytes(body.get(1..5)?.try_into().ok()?);
+            let message = body[5..].to_vec();
+            if message.len() != usize::try_from(length).ok()? {
+                return None;
+            }
+            Said::Message(flag, message)
+        }
+    })
+}
+
+fn trailers(spec: &Spec, request: &Whole) -> Vec<(String, Vec<u8>)> {
+    let trailers = request.trailers.iter().filter(|_| spec.body.is_some());
+    let trailers = trailers.flatten();
+    trailers
+        .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+        .collect()
+}
+
+/// Of the types in the alphabet, those that are JSON in UTF-8 are listed; requests have others, too, made of those.
+#[cfg(feature = "json")]
+fn is_json(headers: &HeaderMap) -> bool {
+    let [line] = &lines(headers, "content-type")[..] else {
+        return false;
+    };
+    let line = line.to_ascii_lowercase();
+    let mut pieces = halves(&line, b';');
+    let kind = trimmed(pieces.0);
+    let mut is_json = TYPES_OF_JSON
+        .iter()
+        .any(|known| trimmed(halves(known.to_ascii_lowercase().as_bytes(), b';').0) == kind);
+    is_json |= kind.ends_with(b"+json");
+    while let Some(rest) = pieces.1 {
+        pieces = halves(rest, b';');
+        let charset = trimmed(pieces.0).strip_prefix(b"charset=");
+        is_json &= matches!(charset, None | Some(b"utf-8" | b"\"utf-8\""));
+    }
+    is_json && !headers.contains_key("content-encoding")
+}
+
+#[cfg(feature = "json")]
+mod json {
+    use std::collections::BTreeMap;
+
+    const LEVELS: usize = 32;
+
+    /// JSON in which names are what they mean, and all else is what is written.
+    #[derive(Debug, PartialEq, Eq)]
+    pub(super) enum Value {
+        Object(BTreeMap<Vec<u16>, Value>),
+        Array(Vec<Value>),
+        Written(String),
+    }
+
+    /// `None` for what is no JSON (RFC 8259), has two members of one name or a name that is no text, or is too deep.
+    pub(super) fn read(text: &[u8]) -> Option<Value> {
+        let text = std::str::from_utf8(text).ok()?;
+        let mut reader = Reader(text);
+        let value = reader.value(LEVELS)?;
+        reader.space();
+        reader.0.is_empty().then_some(value)
+    }
+
+    struct Reader<'a>(&'a str);
+
+    impl<'a> Reader<'a> {
+        fn space(&mut self) {
+            self.0 = self.0.trim_start_matches([' ', '\t', '\n', '\r']);
+        }
+
+        /// Whether this comes next, behind white space: then it is passed.
+        fn passes(&mut self, text: &str) -> bool {
+            self.space();
+            let rest = self.0.strip_prefix(text);
+            self.0 = rest.unwrap_or(self.0);
+            rest.is_some()
+        }
+
+        fn value(&mut self, levels: usize) -> Option<Value> {
+            let inside = levels.checked_sub(1)?;
+            if self.passes("{") {
+                return self.object(inside);
+            }
+            if self.passes("[") {
+                return self.array(inside);
+            }
+            if self.passes("\"") {
+                return Some(Value::Written(["\"", self.string()?, "\""].concat()));
+            }
+            let word = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+            let end = self.0.find(|c| !word(c)).unwrap_or(self.0.len());
+            let (text, rest) = self.0.split_at(end);
+            self.0 = rest;
+            let is_value = ["true", "false", "null"].contains(&text) || is_number(text);
+            is_value.then(|| Value::Written(text.to_owned()))
+        }
+
+        fn object(&mut self, inside: usize) -> Option<Value> {
+            let mut members = BTreeMap::new();
+            if self.passes("}") {
+                return Some(Value::Object(members));
+            }
+            loop {
+                if !self.passes("\"") {
+                    return None;
+                }
+                let name = meaning(self.string()?)?;
+                if !self.passes(":") {
+                    return None;
+                }
+                let value = self.value(inside)?;
+                if members.insert(name, value).is_some() {
+                    return None;
+                }
+                if self.passes("}") {
+                    return Some(Value::Object(members));
+                }
+                if !self.passes(",") {
+                    return None;
+                }
+            }
+        }
+
+        fn array(&mut self, inside: usize) -> Option<Value> {
+            let mut elements = Vec::new();
+            if self.passes("]") {
+                return Some(Value::Array(elements));
+            }
+            loop {
+                elements.push(self.value(inside)?);
+                if self.passes("]") {
+                    return Some(Value::Array(elements));
+                }
+                if !self.passes(",") {
+                    return None;
+                }
+            }
+        }
+
+        /// What is written up to the quote that ends a string.
+        fn string(&mut self) -> Option<&'a str> {
+            let mut characters = self.0.char_indices();
+            while let Some((at, character)) = characters.next() {
+                match character {
+                    '"' => {
+                        let written = &self.0[..at];
+                        self.0 = &self.0[at + 1..];
+                        return Some(written);
+                    }
+                    '\\' => match characters.next()?.1 {
+                        'u' => {
+                            for _ in 0..4 {
+                                characters.next()?.1.to_digit(16)?;
+                            }
+                        }
+                        escaped => drop("\"\\/bfnrt".find(escaped)?),
+                    },
+                    '\0'..=' ' if character != ' ' => return None,
+                    _ => {}
+                }
+            }
+            None
+        }
+    }
+
+    /// A string without its escapes. `None` if it is no text.
+    fn meaning(written: &str) -> Option<Vec<u16>> {
+        let mut units = Vec::new();
+        let mut rest = written.chars();
+        while let Some(character) = rest.next() {
+            if character != '\\' {
+                units.extend(character.encode_utf16(&mut [0; 2]).iter());
+                continue;
+            }
+            units.push(match rest.next()? {
+                'b' => 8,
+                'f' => 12,
+                'n' => 10,
+                'r' => 13,
+                't' => 9,
+                'u' => {
+                    let digits: String = rest.by_ref().take(4).collect();
+                    u16::from_str_radix(&digits, 16).ok()?
+                }
+                itself => u16::try_from(u32::from(itself)).ok()?,
+            });
+        }
+        String::from_utf16(&units).ok().map(|_| units)
+    }
+
+    fn is_number(text: &str) -> bool {
+        let text = text.strip_prefix('-').unwrap_or(text);
+        let (number, exponent) = match text.split_once(['e', 'E']) {
+            Some((number, exponent)) => (number, Some(exponent)),
+            None => (text, None),
+        };
+        let (whole, decimals) = match number.split_once('.') {
+            Some((whole, decimals)) => (whole, Some(decimals)),
+            None => (number, None),
+        };
+        let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let unsigned = |text: &str| is_digits(text.strip_prefix(['+', '-']).unwrap_or(text));
+        is_digits(whole)
+            && (whole == "0" || !whole.starts_with('0'))
+            && decimals.is_none_or(is_digits)
+            && exponent.is_none_or(unsigned)
+    }
+}
