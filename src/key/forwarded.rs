@@ -48,36 +48,41 @@ pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(
         if OVERRIDES.contains(name) {
             return Err(Reason::Override);
         }
-        if *name == header::FORWARDED || tells_target(name) {
+        if tells_target(name) {
             found.push((name, value));
         }
     }
     // Lines of one name stay in their order.
     found.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
-    let mut elements = Elements::default();
     for (name, value) in found {
-        if *name == header::FORWARDED {
-            put_elements(key, value.as_bytes(), &mut elements).ok_or(Reason::Forwarded)?;
-        } else {
-            put(key, Tag::Forwarded, name.as_str().as_bytes());
-            put(key, Tag::Value, value.as_bytes());
-        }
+        put(key, Tag::Forwarded, name.as_str().as_bytes());
+        put(key, Tag::Value, value.as_bytes());
+    }
+    if headers.contains_key(header::FORWARDED) {
+        put_elements(key, headers).ok_or(Reason::Forwarded)?;
     }
     Ok(())
 }
 
-/// The hosts and schemes of a line, each with the number of its element, and how many elements the line has: readers
-/// take the first or the last (RFC 7239 §4), of the first line or of all. Nothing, if it tells none of these.
-fn put_elements(key: &mut KeyBytes, line: &[u8], elements: &mut Elements) -> Option<()> {
+/// The hosts and schemes, each with the number of its element, and how many elements there are on each line: readers take
+/// the first or the last (RFC 7239 §4), of the first line or of all. Nothing, if none of these is told.
+fn put_elements(key: &mut KeyBytes, headers: &HeaderMap) -> Option<()> {
+    let mut elements = Elements::default();
     let mut tells = false;
-    elements.each(line, |element, name, value| {
-        tells = true;
-        put(key, Tag::ForwardedElement, &element.to_le_bytes());
-        put(key, Tag::Value, name);
-        put(key, Tag::Value, value);
-    })?;
+    for line in headers.get_all(header::FORWARDED) {
+        elements.each(line.as_bytes(), |element, name, value| {
+            tells = true;
+            put(key, Tag::ForwardedElement, &element.to_le_bytes());
+            put(key, Tag::Value, name);
+            put(key, Tag::Value, value);
+        })?;
+    }
     if tells {
-        put(key, Tag::ForwardedElements, &elements.0.to_le_bytes());
+        put(key, Tag::ForwardedElements, b"");
+        for line in headers.get_all(header::FORWARDED) {
+            let commas = line.as_bytes().iter().filter(|&&b| b == b',').count();
+            put(key, Tag::Value, &commas.to_le_bytes());
+        }
     }
     Some(())
 }

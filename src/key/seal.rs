@@ -42,14 +42,16 @@ impl Selection {
     /// Takes out of a request what is not in its key.
     pub(super) fn seal(&self, seal: &Seal, parts: &mut Parts) {
         parts.headers = self.sealed_headers(seal, &parts.headers);
-        parts.uri = self.sealed_uri(seal, &parts.uri);
         #[cfg(feature = "axum")]
         if let Some(original) = parts.extensions.get_mut::<OriginalUri>() {
-            original.0 = self.sealed_uri(seal, &original.0);
+            // Where its query is another one, that is in the key as a whole.
+            let seals_query = seal.query && original.query() == parts.uri.query();
+            original.0 = self.sealed_uri(seals_query, &original.0);
         }
+        parts.uri = self.sealed_uri(seal.query, &parts.uri);
     }
 
-    fn sealed_uri(&self, seal: &Seal, uri: &Uri) -> Uri {
+    fn sealed_uri(&self, seals_query: bool, uri: &Uri) -> Uri {
         let mut sealed = uri.clone();
         if self.ignore_authority {
             let origin_form = uri.path_and_query().cloned();
@@ -59,7 +61,7 @@ impl Selection {
             pieces.authority = Some(authority);
             sealed = Uri::from_parts(pieces).unwrap_or_else(|_| uri.clone());
         }
-        if seal.query
+        if seals_query
             && uri.query().is_some()
             && let Some(query) = self.query.sealed(uri.query())
         {

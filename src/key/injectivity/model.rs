@@ -8,13 +8,16 @@ use http::{HeaderMap, Method, request::Parts};
 use super::requests::TYPES_OF_JSON;
 use super::{
     requests::{Marker, Names, Tenant, Whole},
-    spec::{Content, Parameters, Spec, Wanted},
+    spec::{Content, Parameters, Sealed, Spec, Wanted},
 };
 use crate::status::Reason;
 
 type Lines = Vec<Vec<u8>>;
+type Parameter = (Vec<u8>, Option<String>);
 /// The number of an element of `Forwarded`, a name and a value.
 type Pair = (usize, Vec<u8>, Vec<u8>);
+/// Those that are in the key, and how many elements each line has, if there are any.
+type Forwarded = (Vec<Pair>, Vec<usize>);
 
 /// The selected values of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,10 +29,10 @@ pub(super) struct Told {
     /// The path and query as they were before a router changed them, if it has.
     original: (Option<String>, Option<Option<String>>),
     proxies: BTreeMap<String, Lines>,
-    forwarded: Vec<Pair>,
+    forwarded: Forwarded,
     query: Query,
     pub(super) headers: BTreeMap<&'static str, Lines>,
-    pub(super) cookies: BTreeMap<&'static str, Lines>,
+    pub(super) cookies: Cookies,
     tenant: Option<Tenant>,
     names: Option<Names>,
     marker: Option<Marker>,
@@ -41,8 +44,14 @@ pub(super) struct Told {
 #[derive(Debug, PartialEq, Eq)]
 enum Query {
     Whole(Option<String>),
-    /// The values under each name, in their order.
-    Parts(BTreeMap<Vec<u8>, Vec<Option<String>>>),
+    /// The names and values under each name without brackets, in their order.
+    Parts(BTreeMap<Vec<u8>, Vec<Parameter>>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Cookies {
+    Whole(Lines),
+    Parts(BTreeMap<&'static str, Lines>),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -81,7 +90,7 @@ pub(super) fn told(spec: &Spec, request: &Whole, shown: &HeaderMap) -> Result<To
         forwarded,
         query: query(&spec.query, uri.query()),
         headers: names.map(|name| (name, lines(shown, name))).collect(),
-        cookies: cookies(&spec.cookies, headers),
+        cookies: cookies(spec, headers),
         tenant: found(spec.tenant, extensions.get::<Tenant>().cloned())?,
         names: found(spec.names, extensions.get::<Names>().cloned())?,
         marker: found(spec.marker, extensions.get::<Marker>().cloned())?,
@@ -161,6 +170,11 @@ fn proxies(headers: &HeaderMap) -> BTreeMap<String, Lines> {
         "x-scheme",
         "x-script-name",
         "front-end-https",
+        "x-http-host-override",
+        "x-backend-host",
+        "x-envoy-original-path",
+        "cf-visitor",
+        "cloudfront-forwarded-proto",
     ];
     let mut told = BTreeMap::new();
     for name in headers.keys().map(|name| name.as_str()) {
@@ -173,15 +187,28 @@ fn proxies(headers: &HeaderMap) -> BTreeMap<String, Lines> {
 }
 
 /// The hosts and schemes that `Forwarded` tells, each with the number of its element, as they are written. `None` if
-/// a line cannot be read: it has an escape or an odd quote, or a part that is no `name=value`.
-fn forwarded(headers: &HeaderMap) -> Option<Vec<Pair>> {
+/// a line cannot be read: it is no text, has an escape, an odd quote or a quoted separator, or a part that is no
+/// `name=value`.
+fn forwarded(headers: &HeaderMap) -> Option<Forwarded> {
     let mut told = Vec::new();
+    let mut counts = Vec::new();
     let mut number = 0;
     for line in lines(headers, "forwarded") {
-        for element in outside_quotes(&line, b',')? {
+        let text = String::from_utf8(line).ok()?;
+        let is_hidden = |(at, piece): (usize, &str)| at % 2 == 1 && piece.contains([',', ';']);
+        let is_text = |c: char| c == '\t' || (' '..='~').contains(&c);
+        if text.matches('"').count() % 2 == 1
+            || text.contains('\\')
+            || !text.chars().all(is_text)
+            || text.split('"').enumerate().any(is_hidden)
+        {
+            return None;
+        }
+        counts.push(text.split(',').count());
+        for element in text.split(',') {
             number += 1;
-            for pair in outside_quotes(&element, b';')? {
-                let pair = trimmed(&pair);
+            for pair in element.split(';') {
+                let pair = trimmed(pair.as_bytes());
                 if pair.is_empty() {
                     continue;
                 }
@@ -196,26 +223,10 @@ fn forwarded(headers: &HeaderMap) -> Option<Vec<Pair>> {
             }
         }
     }
-    Some(told)
-}
-
-fn outside_quotes(text: &[u8], separator: u8) -> Option<Lines> {
-    let mut pieces = vec![Vec::new()];
-    let mut is_quoted = false;
-    for &byte in text {
-        if byte == b'\\' {
-            return None;
-        }
-        if byte == b'"' {
-            is_quoted = !is_quoted;
-        }
-        if byte == separator && !is_quoted {
-            pieces.push(Vec::new());
-        } else if let Some(last) = pieces.last_mut() {
-            last.push(byte);
-        }
+    if told.is_empty() {
+        counts.clear();
     }
-    (!is_quoted).then_some(pieces)
+    Some((told, counts))
 }
 
 /// Without the white space around it, of which headers have two kinds.
@@ -236,24 +247,63 @@ fn halves(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
     (text, None)
 }
 
-fn cookies(wanted: &[&'static str], headers: &HeaderMap) -> BTreeMap<&'static str, Lines> {
-    let all = lines(headers, "cookie").join(&b';');
-    let mut told = BTreeMap::new();
-    for &wanted in wanted {
-        let mut found = Lines::new();
-        let mut rest = Some(&all[..]);
-        while let Some(cookies) = rest {
-            let (cookie, more) = halves(cookies, b';');
-            rest = more;
-            let cookie = trimmed(cookie);
-            let (name, _) = halves(cookie, b'=');
-            if !cookie.is_empty() && trimmed(name) == wanted.as_bytes() {
-                found.push(cookie.to_vec());
-            }
-        }
-        told.insert(wanted, found);
+/// The cookies of the names that were chosen; or all lines, if readers do not agree on where these cookies are. Where
+/// the inner service gets no others, there is one reader.
+fn cookies(spec: &Spec, headers: &HeaderMap) -> Cookies {
+    let lines = lines(headers, "cookie");
+    let is_shown = spec.headers.iter().any(|(name, _)| *name == "cookie");
+    let is_let_through = |seal: &Sealed| seal.let_through == Some("cookie");
+    let sealed = spec.seal.as_ref().is_some_and(|seal| !is_let_through(seal)) && !is_shown;
+    if !sealed && !spec.cookies.is_empty() && lines.iter().any(|line| is_doubtful(line, spec)) {
+        return Cookies::Whole(lines);
     }
-    told
+    let mut told = BTreeMap::new();
+    for &wanted in &spec.cookies {
+        let all = lines.iter().flat_map(|line| line.split(|b| *b == b';'));
+        let found = all.map(trimmed).filter(|cookie| {
+            let (name, _) = halves(cookie, b'=');
+            trimmed(name) == wanted.as_bytes() || (!sealed && is_cookie(cookie, wanted))
+        });
+        told.insert(wanted, found.map(<[u8]>::to_vec).collect());
+    }
+    Cookies::Parts(told)
+}
+
+/// Whether some reader takes this for a cookie of that name.
+fn is_cookie(cookie: &[u8], wanted: &str) -> bool {
+    let name = trimmed(halves(cookie, b'=').0);
+    let mut decoded = Vec::new();
+    let mut rest = name;
+    while let Some((byte, behind)) = rest.split_first() {
+        rest = behind;
+        let digits = behind.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        let number = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (byte, number) {
+            (b'%', Some(number)) => {
+                decoded.push(number);
+                rest = &behind[2..];
+            }
+            (byte, _) => decoded.push(*byte),
+        }
+    }
+    name == wanted.as_bytes() || decoded == wanted.as_bytes()
+}
+
+fn is_doubtful(line: &[u8], spec: &Spec) -> bool {
+    let is_chosen = |cookie: &[u8]| spec.cookies.iter().any(|wanted| is_cookie(cookie, wanted));
+    let (mut is_quoted, mut plain, mut at) = (false, 0, 0);
+    for cookie in line.split(|b| *b == b';') {
+        if is_chosen(trimmed(cookie)) {
+            plain += 1;
+            let before = line[..at].iter().filter(|b| **b == b'"').count();
+            is_quoted |= before % 2 == 1;
+        }
+        at += cookie.len() + 1;
+    }
+    let pieces = line.split(|b| [b';', b',', b'"'].contains(b));
+    let loose = pieces.filter(|piece| is_chosen(trimmed(piece))).count();
+    let is_text = |b: &u8| *b == b'\t' || (32..127).contains(b);
+    !line.iter().all(is_text) || is_quoted || loose != plain
 }
 
 fn query(chosen: &Parameters, query: Option<&str>) -> Query {
@@ -275,7 +325,7 @@ fn query(chosen: &Parameters, query: Option<&str>) -> Query {
             return whole;
         }
     }
-    let mut told: BTreeMap<Vec<u8>, Vec<Option<String>>> = BTreeMap::new();
+    let mut told: BTreeMap<Vec<u8>, Vec<_>> = BTreeMap::new();
     let mut left_out = BTreeSet::new();
     for piece in text.split('&').filter(|piece| !piece.is_empty()) {
         let (name, value) = match piece.split_once('=') {
@@ -284,7 +334,10 @@ fn query(chosen: &Parameters, query: Option<&str>) -> Query {
         };
         let name = unescaped(name);
         if is_chosen(&name) {
-            told.entry(name).or_default().push(value);
+            let without_brackets = halves(&name, b'[').0.to_vec();
+            told.entry(without_brackets)
+                .or_default()
+                .push((name, value));
         } else {
             left_out.insert(name);
         }
@@ -361,8 +414,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     is_json |= kind.ends_with(b"+json");
     while let Some(rest) = pieces.1 {
         pieces = halves(rest, b';');
-        let charset = trimmed(pieces.0).strip_prefix(b"charset=");
-        is_json &= matches!(charset, None | Some(b"utf-8" | b"\"utf-8\""));
+        let charset = trimmed(pieces.0).strip_prefix(b"charset");
+        is_json &= matches!(charset, None | Some(b"=utf-8" | b"=\"utf-8\""));
     }
     is_json && !headers.contains_key("content-encoding")
 }

@@ -143,7 +143,7 @@ const NAMES: [&str; 20] = [
     "x-rewrite-url",
 ];
 const HOSTS: [&str; 5] = ["a", "A", "b", "u@A", "a:80"];
-const COOKIES: [&str; 11] = [
+const COOKIES: [&str; 16] = [
     "a=1",
     "a=2",
     "a=1; b=1",
@@ -155,8 +155,13 @@ const COOKIES: [&str; 11] = [
     "c=3",
     "A=1; ;",
     "a=\"1;2\"",
+    "x=\"; a=1; y=\"",
+    "%61=1",
+    "b=1; %61=2",
+    "x=1,a=2",
+    "x=\"1\"; a=1",
 ];
-const FORWARDED: [&str; 14] = [
+const FORWARDED: [&str; 16] = [
     "host=a",
     "host=b",
     "HOST=a",
@@ -167,6 +172,8 @@ const FORWARDED: [&str; 14] = [
     "for=1, host=a",
     ", host=a",
     "host=\"a,b\"",
+    "host=\"a\";for=\"[::1]\"",
+    "host=a, for=1",
     "host=\"a;b\" ; for=2",
     "host=\"a",
     "host=a\\",

@@ -218,10 +218,11 @@ impl Spec {
             Some(Content::Grpc) => &[
                 "content-type",
                 "content-encoding",
+                "content-language",
                 "grpc-encoding",
                 "grpc-accept-encoding",
             ],
-            Some(_) => &["content-type", "content-encoding"],
+            Some(_) => &["content-type", "content-encoding", "content-language"],
         };
         let mut names: Vec<_> = self.headers.iter().map(|(name, _)| *name).collect();
         names.extend(of_the_body);
