@@ -131,15 +131,16 @@ pub(crate) struct KeyMaker<K> {
 }
 
 impl<K> KeyMaker<K> {
-    /// Makes the key of a request's head, and says what it leaves open of who asks.
+    /// Makes the key of a request's head, and says what it leaves open of who asks, and how much of it a purge by request
+    /// marks.
     pub(crate) fn make(
         &self,
         parts: &mut request::Parts,
         key: &mut KeyBytes,
-    ) -> Result<Identity, Reason> {
+    ) -> Result<(Identity, usize), Reason> {
         let identity = self.selection.identity(&parts.headers)?;
-        self.encode(parts, key)?;
-        Ok(identity)
+        let head_bytes = self.encode(parts, key)?;
+        Ok((identity, head_bytes))
     }
 
     /// Makes the key, whoever asks. Where it fails, what there is of the key ends with the part at which it did.
@@ -147,7 +148,7 @@ impl<K> KeyMaker<K> {
         &self,
         parts: &mut request::Parts,
         key: &mut KeyBytes,
-    ) -> Result<(), Reason> {
+    ) -> Result<usize, Reason> {
         self.selection
             .encode(&self.prefix, parts, self.max_bytes, key)
     }
@@ -156,7 +157,8 @@ impl<K> KeyMaker<K> {
 impl<K: Send + Sync + std::fmt::Debug> Keyed for KeyMaker<K> {
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
         let mut key = KeyBytes::new();
-        let encoded = self.encode(&mut parts.clone(), &mut key);
-        encoded.ok().map(|()| key.to_vec())
+        let selection = &self.selection;
+        let head = selection.encode_head(&self.prefix, parts, self.max_bytes, &mut key);
+        head.ok().map(|()| key.to_vec())
     }
 }

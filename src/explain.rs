@@ -9,7 +9,7 @@ use crate::{
     key::{self, Body, Head, text},
     lookup::{Found, Lookup},
     shared::Explain,
-    status::Reason,
+    status::{Forward, Reason},
 };
 
 impl Explain for Layered<Head> {
@@ -63,29 +63,37 @@ impl<K> Layered<K> {
     }
 
     fn look_into(&self, lookup: &Lookup, parts: &request::Parts, into: &mut Explanation) {
-        let shared = &self.config.shared;
-        let (forward, slot) = match lookup.look(&self.config, &parts.headers) {
-            Found::Fresh(hit) => {
-                into.decision = Decision::Hit(hit.ttl);
-                (None, shared.memory.get(&lookup.key))
-            }
-            Found::Nothing(forward, slot) => (Some(forward), slot),
-        };
+        let (config, headers) = (&*self.config, &parts.headers);
+        let slot = config.shared.memory.get(&lookup.key);
         let entries = slot.as_ref().map_or(&[][..], |slot| slot.entries());
         let told = entries
             .iter()
             .map(|entry| self.stored(lookup, parts, entry));
         into.stored = told.collect();
-        let flight = lookup.flight_of(&parts.headers, slot.as_ref());
-        into.in_flight = shared.flights.waiting_for(&flight);
-        into.refused = shared.refusals.get(&flight);
-        if let Some(forward) = forward {
-            into.decision = match (into.refused, into.in_flight) {
-                _ if parts.method == Method::HEAD => Decision::Bypass(Reason::Head),
-                (Some(reason), _) => Decision::SideBySide(reason),
-                (None, Some(_)) => Decision::Wait,
-                (None, None) => Decision::Fetch(forward),
-            };
+        let flight = lookup.flight_of(headers, slot.as_ref());
+        into.in_flight = config.shared.flights.waiting_for(&flight);
+        into.refused = config.shared.refusals.get(&flight);
+        let found = match slot {
+            Some(slot) => lookup.look_at(slot, config, headers),
+            None => Found::Nothing(Forward::UriMiss, None),
+        };
+        into.decision = match found {
+            Found::Fresh(hit) => Decision::Hit(hit.ttl),
+            Found::Nothing(..) if parts.method == Method::HEAD => Decision::Bypass(Reason::Head),
+            Found::Nothing(forward, _) => self.long_way(forward, into),
+        };
+    }
+
+    /// What becomes of a request that is not in the store.
+    fn long_way(&self, forward: Forward, known: &Explanation) -> Decision {
+        if let Some(reason) = known.refused {
+            return Decision::SideBySide(reason);
+        }
+        match known.in_flight {
+            Some(waiting) if waiting < self.config.waiting.max_waiters => Decision::Wait,
+            Some(_) => Decision::Bypass(Reason::TooManyWaiters),
+            None if self.config.shared.is_shutting_down() => Decision::Bypass(Reason::ShuttingDown),
+            None => Decision::Fetch(forward),
         }
     }
 
@@ -98,11 +106,7 @@ impl<K> Layered<K> {
             age: head.resident(now) + std::time::Duration::from_secs(head.initial_age),
             lifetime: head.ttl,
             tags: entry.tag_names.iter().map(text).collect(),
-            varies_by: head
-                .vary
-                .fields()
-                .map(|(name, value)| (name.clone(), value.map(text)))
-                .collect(),
+            varies_by: head.vary.told().collect(),
             standing: lookup.standing(entry, &self.config, &parts.headers, now),
         }
     }

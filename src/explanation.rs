@@ -12,7 +12,9 @@ use crate::{
 /// What a layer would do with a request that came now, and why.
 ///
 /// It is made by [`CacheHandle::explain`](crate::CacheHandle::explain) and
-/// [`CacheLayer::explain`](crate::CacheLayer::explain), asks nobody, and changes nothing. Its `Display` has several lines, for people.
+/// [`CacheLayer::explain`](crate::CacheLayer::explain), asks nobody, and changes nothing but this: what is looked at counts as
+/// used, as a hit does, where memory has to decide what to keep. It speaks of a request that comes from outside, not from a handler
+/// inside a fill. Its `Display` has several lines, for people.
 ///
 /// # Examples
 ///
@@ -33,7 +35,7 @@ pub struct Explanation {
     pub layer: Option<String>,
     /// What would be done.
     pub decision: Decision,
-    /// The key. Where it could not be made, its parts as far as that went: the last one is what is wrong.
+    /// The key, as far as it could be made: where a part that has to be there is absent, it is the last one.
     pub key: Vec<KeyPart>,
     /// What is stored under the key, the newest first, be it for this request or not.
     pub stored: Vec<Stored>,

@@ -35,6 +35,8 @@ use crate::{
 pub(crate) struct Fill<S, ReqB> {
     pub(crate) inner: S,
     pub(crate) request: (request::Parts, ReqB),
+    /// The request's headers before a seal took some of them away.
+    pub(crate) as_asked: Option<HeaderMap>,
     pub(crate) errand: Errand,
 }
 
@@ -69,7 +71,7 @@ where
         let (reply, replied) = oneshot::channel();
         let scope = CacheScope::recording();
         // The user's own code on the request runs in the request's task, as it would without a cache.
-        let sent = send(self.request, &scope, &self.errand.config);
+        let sent = send(self.request, self.as_asked, &scope, &self.errand.config);
         let fill = run(self.inner, sent, self.errand, scope.clone(), reply);
         let task = scope::CURRENT.scope(scope, async move {
             fill.await;
@@ -97,7 +99,7 @@ where
     pub(crate) async fn inline(self) -> Answered<ResB, S::Error> {
         let mut errand = self.errand;
         let scope = CacheScope::recording();
-        let (asked, request) = send(self.request, &scope, &errand.config);
+        let (asked, request) = send(self.request, self.as_asked, &scope, &errand.config);
         let call = call(self.inner, request, errand.config.clone());
         let call = scope::CURRENT.scope(scope.clone(), call);
         let deadline = deadline_in(errand.config.waiting.fill_timeout);
@@ -170,12 +172,14 @@ async fn run<S, ReqB, ResB>(
 /// What is known of the request once it has gone to the inner service.
 struct Asked {
     headers: HeaderMap,
+    as_asked: Option<HeaderMap>,
     tags: Tags,
 }
 
 /// The request as the inner service gets it, with the scope in its extensions.
 fn send<ReqB>(
     request: (request::Parts, ReqB),
+    as_asked: Option<HeaderMap>,
     scope: &CacheScope,
     config: &Config,
 ) -> (Asked, Request<ReqB>) {
@@ -188,7 +192,12 @@ fn send<ReqB>(
         .unwrap_or_default();
     let headers = parts.headers.clone();
     parts.extensions.insert(scope.clone());
-    (Asked { headers, tags }, Request::from_parts(parts, body))
+    let asked = Asked {
+        headers,
+        as_asked,
+        tags,
+    };
+    (asked, Request::from_parts(parts, body))
 }
 
 /// What became of a call.
@@ -240,6 +249,7 @@ impl Errand {
             identity: self.identity,
             selection: &self.config.selection,
             request_headers: &asked.headers,
+            headers_as_asked: asked.as_asked.as_ref().unwrap_or(&asked.headers),
             request_tags: asked.tags,
             response: &parts,
             gathered: scope.close(),

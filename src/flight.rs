@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -15,10 +16,19 @@ use tokio::{sync::watch, time::Instant};
 use crate::clock::before;
 
 /// The flights of one cache, by key.
-#[derive(Debug)]
 pub(crate) struct Flights<T> {
     shards: Box<[Mutex<Shard<T>>]>,
     hasher: RandomState,
+}
+
+/// How many there are; their keys are the users'.
+impl<T> fmt::Debug for Flights<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flights: usize = self.shards.iter().map(|shard| lock(shard).len()).sum();
+        f.debug_struct("Flights")
+            .field("flights", &flights)
+            .finish_non_exhaustive()
+    }
 }
 
 type Shard<T> = HashMap<Box<[u8]>, Seat<T>>;

@@ -106,6 +106,7 @@ impl CacheHandle {
         self.mark(&hashes);
         Ok(Purged {
             marks: hashes.len(),
+            skipped: 0,
         })
     }
 
@@ -136,12 +137,17 @@ impl CacheHandle {
         self.shared.purges.purge_all();
         count(&self.shared.counters.purges);
         self.shared.sweep_soon();
-        Ok(Purged { marks: 1 })
+        Ok(Purged {
+            marks: 1,
+            skipped: 0,
+        })
     }
 
     /// Purges what is stored for this request, in every variant, on every layer of this handle; where the key reads
-    /// the body, for every body. The request must have what the keys are made of: its URI and authority or `Host` as
-    /// the service sees them, and the headers, cookies and extensions that were chosen.
+    /// the body, for every body; and whatever proxies in front said of the target. The request must have what else the keys
+    /// are made of: its method, its URI and authority or `Host` as the service sees them, and the headers, cookies, extensions
+    /// and what closures look for, as they were chosen. Where that is not there, nothing of the layer is purged:
+    /// [`Purged::skipped`] tells.
     ///
     /// # Errors
     ///
@@ -173,14 +179,14 @@ impl CacheHandle {
         self.mark(&hashes);
         Ok(Purged {
             marks: hashes.len(),
+            skipped: layers.len() - hashes.len(),
         })
     }
 
     /// What each layer of this handle would do with a request of this head and no body, and why: one explanation a
     /// layer, in the order in which they were built. Layers without a service are left out.
     ///
-    /// The request must have what the keys are made of, as for [`purge_request`](Self::purge_request). Nobody is asked, and
-    /// nothing changes.
+    /// The request must have what the keys are made of, as for [`purge_request`](Self::purge_request). Nobody is asked.
     ///
     /// # Examples
     ///
@@ -307,6 +313,9 @@ impl CacheHandle {
 pub struct Purged {
     /// How many tags or keys were marked.
     pub marks: usize,
+    /// For how many layers the request of a purge by request has no key: a part is absent that has to be there. Nothing of
+    /// theirs was purged.
+    pub skipped: usize,
 }
 
 /// How a shutdown ended.

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Lookup {
     pub(crate) key: KeyBytes,
-    /// How much of the key was made of the request's head.
+    /// How much of the key a purge by request marks.
     pub(crate) head_bytes: usize,
     pub(crate) identity: Identity,
     /// Taken before the store is looked at.
@@ -113,16 +113,20 @@ impl Lookup {
         layered: &Layered<K>,
         parts: &mut request::Parts,
     ) -> Result<(), Reason> {
-        self.identity = layered.keys.make(parts, &mut self.key)?;
-        self.head_bytes = self.key.len();
+        (self.identity, self.head_bytes) = layered.keys.make(parts, &mut self.key)?;
         Ok(())
     }
 
     /// Looks for a response that is for this request, fresh, and not purged.
     pub(crate) fn look(&self, config: &Config, headers: &HeaderMap) -> Found {
-        let Some(slot) = config.shared.memory.get(&self.key) else {
-            return Found::Nothing(Forward::UriMiss, None);
-        };
+        match config.shared.memory.get(&self.key) {
+            Some(slot) => self.look_at(slot, config, headers),
+            None => Found::Nothing(Forward::UriMiss, None),
+        }
+    }
+
+    /// As [`look`](Self::look), at what is stored under the key.
+    pub(crate) fn look_at(&self, slot: Slot, config: &Config, headers: &HeaderMap) -> Found {
         let now = Instant::now();
         let mut forward = Forward::VaryMiss;
         for entry in slot.entries() {

@@ -135,7 +135,7 @@ where
     /// Brings the answer for all who wait. The inner service is asked for the whole: what concerns this requester
     /// alone is not handed on.
     async fn lead(
-        mut self,
+        self,
         flight: KeyBytes,
         leader: Leader<Answer>,
         deadline: Instant,
@@ -158,7 +158,6 @@ where
             leader.give_up();
             return self.pass(Reason::ShuttingDown).await;
         };
-        self.ask_for_the_whole();
         let held = Held {
             leader: Some(leader),
             permit: Some(permit),
@@ -187,11 +186,10 @@ where
 
     /// Makes its own call, for which nobody waits, and stores the answer if it can be stored.
     async fn alone(
-        mut self,
+        self,
         flight: KeyBytes,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        self.ask_for_the_whole();
         let held = Held {
             leader: None,
             permit,
@@ -199,7 +197,10 @@ where
         self.into_fill(flight, held).inline().await
     }
 
-    fn into_fill(self, flight: KeyBytes, held: Held) -> Fill<S, ReqB> {
+    fn into_fill(mut self, flight: KeyBytes, held: Held) -> Fill<S, ReqB> {
+        let is_sealed = self.config.selection.is_sealed();
+        let as_asked = is_sealed.then(|| self.request.0.headers.clone());
+        self.ask_for_the_whole();
         let request = self.lookup.request_hash(&self.config);
         let keys = Keys {
             key: self.lookup.key,
@@ -216,6 +217,7 @@ where
         Fill {
             inner: self.inner,
             request: self.request,
+            as_asked,
             errand,
         }
     }

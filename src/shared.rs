@@ -1,6 +1,7 @@
 //! What all layers of one handle share: memory, the purge clock, the flights, and the bounds on them.
 
 use std::{
+    fmt,
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -87,7 +88,7 @@ impl Drop for SweepWhenDropped {
 }
 
 /// A layer, as far as a purge by request needs it.
-pub(crate) trait Keyed: Send + Sync + std::fmt::Debug {
+pub(crate) trait Keyed: Send + Sync + fmt::Debug {
     /// The key of a request as far as its head goes. `None` if it has none.
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>>;
 }
@@ -106,8 +107,8 @@ pub(crate) struct Enrolled {
     pub(crate) layer: Weak<dyn Explain>,
 }
 
-impl std::fmt::Debug for Enrolled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Enrolled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Enrolled")
             .field("name", &self.name)
             .field("keyed", &self.keyed)
@@ -224,6 +225,10 @@ impl Shared {
         (!self.shutting_down.load(Ordering::SeqCst)).then_some(running)
     }
 
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn running(&self) -> usize {
         self.running.load(Ordering::SeqCst)
     }
@@ -261,10 +266,17 @@ impl Drop for Running {
 
 /// The keys whose last answer could not be stored, with the reason: requests for them do not wait for each other.
 /// Kept for a while, bounded, and by a hash of the key: a collision lets a request go its own way, no more.
-#[derive(Debug)]
 pub(crate) struct Refusals {
     known: moka::sync::Cache<u64, Refusal>,
     hasher: RandomState,
+}
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refusals")
+            .field("known", &self.known.entry_count())
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,15 @@ use crate::{
 /// The header fields that a response's `Vary` names, with the values that its request had; without those that are in
 /// the key, in whatever form the inner service saw them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Vary(Box<[(HeaderName, Value)]>);
+pub(crate) struct Vary(Box<[Field]>);
+
+#[derive(Debug, Clone)]
+struct Field {
+    name: HeaderName,
+    value: Value,
+    /// A line of it was marked so: it is not told.
+    is_sensitive: bool,
+}
 
 /// What a request says in all lines of a field; `None` if it has none.
 type Value = Option<Box<[u8]>>;
@@ -57,46 +65,55 @@ impl Vary {
         // Who has the same key has the same in these.
         names.retain(|name| !is_in_key(name));
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-        let with_value = |name: HeaderName| {
-            let value = value(request, &name);
-            (name, value)
+        let with_value = |name: HeaderName| Field {
+            value: value(request, &name),
+            is_sensitive: request.get_all(&name).iter().any(HeaderValue::is_sensitive),
+            name,
         };
         Ok(Self(names.into_iter().map(with_value).collect()))
     }
 
     /// Whether every nominated field has the value that it had.
     pub(crate) fn matches(&self, request: &HeaderMap) -> bool {
-        self.0.iter().all(|(name, stored)| {
-            let mut lines = request.get_all(name).iter();
+        self.0.iter().all(|field| {
+            let stored = &field.value;
+            let mut lines = request.get_all(&field.name).iter();
             match (lines.next(), lines.next()) {
                 (None, _) => stored.is_none(),
                 (Some(only), None) => stored.as_deref() == Some(only.as_bytes().trim_ascii()),
-                _ => *stored == value(request, name),
+                _ => *stored == value(request, &field.name),
             }
         })
     }
 
     /// Whether two responses are for the same requests.
     pub(crate) fn same_variant(&self, other: &Self) -> bool {
-        self.0 == other.0
+        let same = |(a, b): (&Field, &Field)| a.name == b.name && a.value == b.value;
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
     }
 
     /// Adds to a key what tells this request's variant from others, by the fields that this response nominates.
     pub(crate) fn put(&self, request: &HeaderMap, key: &mut KeyBytes) {
-        for (name, _) in &self.0 {
+        for Field { name, .. } in &self.0 {
             key::put_variant(key, name, value(request, name).as_deref());
         }
     }
 
-    /// Each field, with the value that it had.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = (&HeaderName, Option<&[u8]>)> {
-        self.0.iter().map(|(name, value)| (name, value.as_deref()))
+    /// Each field, with the value that it had, as far as people may be told.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (HeaderName, Option<String>)> {
+        self.0.iter().map(|field| {
+            let told = |value| key::told(&field.name, value, field.is_sensitive);
+            (field.name.clone(), field.value.as_deref().map(told))
+        })
     }
 
     pub(crate) fn weight(&self) -> usize {
         let fields = self.0.iter();
         fields
-            .map(|(name, value)| name.as_str().len() + value.as_ref().map_or(0, |v| v.len()) + 64)
+            .map(|field| {
+                let value = field.value.as_ref().map_or(0, |value| value.len());
+                field.name.as_str().len() + value + 64
+            })
             .sum()
     }
 }

@@ -266,6 +266,7 @@ async fn a_cookie_on_a_line_marked_sensitive_is_not_told() {
     assert_eq!(values(&told)["cookie sid"], ["***"]);
 }
 
+#[cfg(feature = "json")]
 #[tokio::test]
 async fn a_handle_tells_of_all_its_layers_that_are_in_use() {
     let handle = CacheHandle::builder()

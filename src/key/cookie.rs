@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{
     encode::{KeyBytes, Tag, put},
-    query::decode,
+    query::unescape,
 };
 
 /// Whether the request carries a cookie of another name than these. What cannot be read as a cookie is one.
@@ -58,7 +58,7 @@ fn named<'a>(headers: &'a HeaderMap, wanted: &str, sealed: bool) -> impl Iterato
 
 fn is_named(pair: &[u8], wanted: &str) -> bool {
     let name = name(pair);
-    name == wanted.as_bytes() || (name.contains(&b'%') && *decode(name) == *wanted.as_bytes())
+    name == wanted.as_bytes() || (name.contains(&b'%') && *unescape(name) == *wanted.as_bytes())
 }
 
 /// Whether every reader finds the same cookies of these names in a line: it is text, and none of them stands where some

@@ -30,9 +30,13 @@ impl Header {
 
     /// Lets the inner service see the header as it is in the key.
     pub(super) fn show(&self, headers: &mut HeaderMap) {
+        let is_sensitive = any_sensitive(headers, &self.name);
         match self.form(headers) {
             Form::AsItComes => {}
-            Form::One(line) => drop(headers.insert(&self.name, line)),
+            Form::One(mut line) => {
+                line.set_sensitive(is_sensitive || line.is_sensitive());
+                headers.insert(&self.name, line);
+            }
             Form::Absent => drop(headers.remove(&self.name)),
         }
     }
@@ -43,6 +47,11 @@ impl Header {
             None => Form::AsItComes,
         }
     }
+}
+
+/// Whether a line of this header is marked so.
+pub(super) fn any_sensitive(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(name).iter().any(HeaderValue::is_sensitive)
 }
 
 /// How a header's many spellings become few, so that they share an answer.
@@ -85,8 +94,9 @@ enum Form {
 
 impl Normalize {
     /// `Accept-Encoding`, as the one of these codings that the client likes best, or `identity` (RFC 9110 §12.5.3).
-    /// Among those that it likes equally, the first one counts. A client that says nothing gets `identity`; what cannot
-    /// be read, or forbids `identity` and takes none of these, stays as it comes.
+    /// Among those that it likes equally, the first one counts. A client that says nothing, or names `identity` and likes it
+    /// better than any of these, gets `identity`; what cannot be read, or forbids `identity` and takes none of these, stays as it
+    /// comes.
     ///
     /// # Errors
     ///
@@ -107,8 +117,9 @@ impl Normalize {
 
     /// `Accept-Language`, as the one of these languages that the client likes best (RFC 9110 §12.5.4): a range is
     /// matched by itself and by what begins with it (`de` by `de-AT`), and where nothing does, by its shorter forms
-    /// (`de-AT` by `de`; RFC 4647 §3.4). Where none is liked, or the client says nothing, it is the first one.
-    /// What cannot be read stays as it comes.
+    /// (`de-AT` by `de`; RFC 4647 §3.4); `*` by what no other range matches. What is refused (`de;q=0`) is never chosen. Where none
+    /// is liked, or the client says nothing, it is the first that is not refused. What cannot be read, or refuses all of
+    /// these, stays as it comes.
     ///
     /// # Errors
     ///
@@ -202,7 +213,8 @@ fn tokens<T: AsRef<str>>(
 ) -> Result<Arc<[HeaderValue]>, BuildError> {
     let token = |name: T| {
         let name = name.as_ref();
-        let value = is_token(name.as_bytes()).then(|| HeaderValue::from_str(name).ok());
+        let is_one = is_token(name.as_bytes()) && !name.contains('*') && !name.starts_with('-');
+        let value = is_one.then(|| HeaderValue::from_str(name).ok());
         value.flatten().ok_or(BuildError::new(
             "what is offered is not a token",
             "give one coding or language each, as it stands in a header: `gzip`, `de-AT`",
@@ -234,7 +246,11 @@ fn weighted<'a>(lines: &'a GetAll<'_, HeaderValue>) -> Option<Vec<(&'a [u8], u16
                 (Some(weight), None) => thousandths(weight)?,
                 _ => return None,
             };
-            if !is_token(name) || members.len() == MAX_MEMBERS {
+            // Of two members of one name, readers may take either.
+            let same = |(known, other): &(&[u8], u16)| {
+                known.eq_ignore_ascii_case(name) && *other != weight
+            };
+            if !is_token(name) || members.len() == MAX_MEMBERS || members.iter().any(same) {
                 return None;
             }
             members.push((name, weight));
@@ -287,7 +303,13 @@ fn best_coding(lines: &GetAll<'_, HeaderValue>, offered: &[HeaderValue]) -> Opti
     let best = liked
         .filter(|(_, weight)| *weight > 0)
         .reduce(|best, next| if next.1 > best.1 { next } else { best });
+    let named = members
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(IDENTITY));
     match best {
+        Some((_, weight)) if named.is_some_and(|(_, identity)| *identity > weight) => {
+            Some(HeaderValue::from_static("identity"))
+        }
         Some((coding, _)) => Some(coding.clone()),
         None if weight_of(IDENTITY) == Some(0) => None,
         None => Some(HeaderValue::from_static("identity")),
@@ -296,34 +318,57 @@ fn best_coding(lines: &GetAll<'_, HeaderValue>, offered: &[HeaderValue]) -> Opti
 
 fn best_language(lines: &GetAll<'_, HeaderValue>, offered: &[HeaderValue]) -> Option<HeaderValue> {
     let mut members = weighted(lines)?;
+    // RFC 4647 §3.3.1: of the ranges that match a language, the longest speaks of it.
+    let said_of = |language: &HeaderValue| {
+        let ranges = members.iter().filter(|(range, _)| *range != b"*");
+        let matching = ranges.filter(|(range, _)| is_under(language, range));
+        let longest = matching.max_by_key(|(range, _)| range.len());
+        longest.map(|(_, weight)| *weight)
+    };
+    let star = members.iter().find(|(range, _)| *range == b"*");
+    let star = star.map(|(_, weight)| *weight);
+    let not_refused: Vec<_> = offered
+        .iter()
+        .map(|language| (language, said_of(language)))
+        .filter(|(_, said)| said.or(star) != Some(0))
+        .collect();
     members.retain(|(_, weight)| *weight > 0);
     // Stable: what is liked equally stays in its order.
     members.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
-    let matching = |(range, _): &(&[u8], u16)| language_for(range, offered);
-    let best = members.iter().find_map(matching).or(offered.first());
-    best.cloned()
+    let matching = |(range, _): &(&[u8], u16)| {
+        if *range == b"*" {
+            let mut unnamed = not_refused.iter().filter(|(_, said)| said.is_none());
+            unnamed.next()
+        } else {
+            language_for(range, &not_refused)
+        }
+    };
+    let best = members.iter().find_map(matching).or(not_refused.first());
+    best.map(|(language, _)| (*language).clone())
 }
 
-fn language_for<'a>(mut range: &[u8], offered: &'a [HeaderValue]) -> Option<&'a HeaderValue> {
-    if range == b"*" {
-        return offered.first();
-    }
+type Offered<'a> = (&'a HeaderValue, Option<u16>);
+
+/// The language that a range stands for; if there is none, that of its shorter forms.
+fn language_for<'a, 'b>(mut range: &[u8], offered: &'b [Offered<'a>]) -> Option<&'b Offered<'a>> {
     loop {
-        let same = |tag: &&HeaderValue| tag.as_bytes().eq_ignore_ascii_case(range);
-        let under = |tag: &&HeaderValue| {
-            tag.as_bytes()
-                .split_at_checked(range.len())
-                .is_some_and(|(start, rest)| {
-                    start.eq_ignore_ascii_case(range) && rest.first() == Some(&b'-')
-                })
-        };
+        let same = |(tag, _): &&Offered<'_>| tag.as_bytes().eq_ignore_ascii_case(range);
+        let under = |(tag, _): &&Offered<'_>| is_under(tag, range);
         let found = offered.iter().find(same);
-        if let Some(tag) = found.or_else(|| offered.iter().find(under)) {
-            return Some(tag);
+        if let Some(found) = found.or_else(|| offered.iter().find(under)) {
+            return Some(found);
         }
         let shorter = range.iter().rposition(|&b| b == b'-')?;
         range = &range[..shorter];
     }
+}
+
+/// Whether a language is what this range says, or begins with it.
+fn is_under(language: &HeaderValue, range: &[u8]) -> bool {
+    let parts = language.as_bytes().split_at_checked(range.len());
+    parts.is_some_and(|(start, rest)| {
+        start.eq_ignore_ascii_case(range) && matches!(rest.first(), None | Some(b'-'))
+    })
 }
 
 fn one_spelling(lines: &GetAll<'_, HeaderValue>) -> Option<HeaderValue> {
@@ -391,6 +436,8 @@ mod tests {
             (&[""], "identity"),
             (&[], "identity"),
             (&["zstd, identity;q=0.5"], "identity"),
+            (&["identity, gzip;q=0.1"], "identity"),
+            (&["identity;q=0.1, gzip;q=0.1"], "gzip"),
         ] {
             let found = normal(&normalize, ACCEPT_ENCODING, lines);
             assert_eq!(found, [expected.as_bytes()], "{lines:?}");
@@ -408,6 +455,7 @@ mod tests {
             "br;level=1",
             "br;q=1;q=0",
             "b r",
+            "gzip;q=0, gzip",
             "\"br\"",
             "br;q=-1",
             "\u{fc}",
@@ -454,6 +502,10 @@ mod tests {
             (&[], "en"),
             (&["de;q=0.3", "pt;q=0.4"], "pt-BR"),
             (&["d"], "en"),
+            (&["en;q=0, *"], "de-AT"),
+            (&["*, en;q=0.1, de;q=0"], "pt-BR"),
+            (&["de-AT;q=0, de"], "de"),
+            (&["en;q=0"], "de-AT"),
         ] {
             let found = normal(&normalize, ACCEPT_LANGUAGE, lines);
             assert_eq!(found, [expected.as_bytes()], "{lines:?}");
@@ -496,6 +548,8 @@ mod tests {
     fn what_is_offered_is_checked() {
         assert!(Normalize::codings(["gzip", ""]).is_err());
         assert!(Normalize::codings(["gzip;q=1"]).is_err());
+        assert!(Normalize::codings(["*"]).is_err());
+        assert!(Normalize::languages(["de-*"]).is_err());
         assert!(Normalize::languages::<&str>([]).is_err());
         assert!(Normalize::languages(["de AT"]).is_err());
     }

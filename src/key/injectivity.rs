@@ -150,7 +150,7 @@ fn keyed(
     let trailers = whole.trailers.as_ref();
     let encoded: Result<(), Refusal> = match encoded {
         Err(reason) => Err(Some(reason)),
-        Ok(()) => match body {
+        Ok(_) => match body {
             Some(body) => {
                 selection.put_of_the_body(&parts.headers, &mut key);
                 let is_keyed = body.put(&parts, &whole.body, trailers, &mut key);

@@ -36,7 +36,7 @@ use header::Header;
 pub use header::Normalize;
 pub(crate) use identity::Identity;
 pub use parts::KeyPart;
-pub(crate) use parts::{parts, text};
+pub(crate) use parts::{parts, text, told};
 use query::Query;
 use seal::Seal;
 use selection::Found;
@@ -271,8 +271,9 @@ impl<B> Key<B> {
         self.put_header(name, None)
     }
 
-    /// This header in a form that its many spellings share. The inner service sees it in this form too. Replaces an
-    /// earlier choice about the same header.
+    /// This header in a form that its many spellings share. The inner service sees it in this form too, and `Vary` on it is
+    /// answered by that. What a layer outside the cache makes of the header as it came (an extension with the user's
+    /// locale) has to be in the key too. Replaces an earlier choice about the same header.
     ///
     /// # Examples
     ///
@@ -466,6 +467,13 @@ impl<B> Key<B> {
     /// [`let_through`](Self::let_through) names. Everything else goes, validators and ranges too. The request's
     /// extensions stay, whatever is in them (what layers outside the cache put there, the address of the client), and so does
     /// the version of HTTP.
+    ///
+    /// In place of an `Accept-Encoding` that is not in the key there is `identity`, for without it any coding would do; a response
+    /// that is encoded all the same varies by it.
+    ///
+    /// A response that names another sealed header in its `Vary` is for everybody all the same, since it was made without; but where
+    /// that header says who asks (`Vary: Cookie`, `Vary: Authorization`), it is for requests with the same one only: what a
+    /// layer outside has made of it may be among the extensions.
     ///
     /// A request that has no key is not sealed: it passes by as it is.
     ///

@@ -32,7 +32,8 @@ pub struct KeyPart {
     /// Which of this kind: the name of the header, of the parameter. Empty where there is but one.
     pub name: String,
     /// Its values: none if it is absent, several if it is repeated. What is not text is written with escapes. `***`
-    /// stands for a secret: a header marked sensitive, or one that says who asks.
+    /// stands for a secret: a header marked sensitive, or one that says who asks. A cookie that was chosen by its name is told,
+    /// unless its line is marked.
     pub values: Vec<String>,
 }
 
@@ -137,6 +138,15 @@ fn is_secret(tag: Tag, name: &[u8], headers: &HeaderMap) -> bool {
         Tag::Cookie => marked(&header::COOKIE),
         Tag::RawCookies => true,
         _ => false,
+    }
+}
+
+/// The value of a header, unless it is a secret.
+pub(crate) fn told(name: &HeaderName, value: &[u8], is_sensitive: bool) -> String {
+    if is_sensitive || identity::says(name).is_some() {
+        HIDDEN.to_owned()
+    } else {
+        text(value)
     }
 }
 

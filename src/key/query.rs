@@ -94,6 +94,9 @@ impl Query {
             Self::Only(names) => &|name| names.contain(name),
             Self::Except(names) => &|name| !names.contain(name),
         };
+        if has_doubtful_brackets(text, chosen) {
+            return None;
+        }
         let mut pairs: Pairs<'a> = pieces(text)
             .map(|(name, value)| (decode(name), value))
             .filter(|(name, _)| chosen(name))
@@ -134,6 +137,20 @@ fn is_plain(query: &str) -> bool {
     })
 }
 
+/// Whether readers may not agree on what the brackets of a parameter mean: some take `[name]` for `name`, and to some an
+/// encoded bracket is none.
+fn has_doubtful_brackets(query: &str, chosen: &dyn Fn(&[u8]) -> bool) -> bool {
+    pieces(query).any(|(raw, _)| {
+        let mut escapes = raw.windows(3).filter(|bytes| bytes.starts_with(b"%5"));
+        let encoded = escapes.any(|bytes| b"bBdD".contains(&bytes[2]));
+        if !encoded {
+            return raw.first() == Some(&b'[');
+        }
+        let name = decode(raw);
+        name.first() == Some(&b'[') || chosen(&name) || chosen(base(&name))
+    })
+}
+
 /// Whether a parameter that is not chosen is written `name[…]` for a chosen name: some readers take it for a part of
 /// `name`.
 fn brackets_a_selected(query: &str, names: &Names) -> bool {
@@ -145,8 +162,20 @@ fn brackets_a_selected(query: &str, names: &Names) -> bool {
 }
 
 /// `application/x-www-form-urlencoded`: `+` is a space, `%41` a byte.
-pub(super) fn decode(name: &[u8]) -> Cow<'_, [u8]> {
-    if !name.iter().any(|&b| b == b'%' || b == b'+') {
+fn decode(name: &[u8]) -> Cow<'_, [u8]> {
+    if !name.contains(&b'+') {
+        return unescape(name);
+    }
+    let spaced: Vec<u8> = name
+        .iter()
+        .map(|&b| if b == b'+' { b' ' } else { b })
+        .collect();
+    Cow::Owned(unescape(&spaced).into_owned())
+}
+
+/// `%41` is a byte.
+pub(super) fn unescape(name: &[u8]) -> Cow<'_, [u8]> {
+    if !name.contains(&b'%') {
         return Cow::Borrowed(name);
     }
     let mut decoded = Vec::with_capacity(name.len());
@@ -154,8 +183,9 @@ pub(super) fn decode(name: &[u8]) -> Cow<'_, [u8]> {
     while let [first, tail @ ..] = rest {
         rest = tail;
         match (first, tail) {
-            (b'+', _) => decoded.push(b' '),
-            (b'%', [high, low, after @ ..]) => {
+            (b'%', [high, low, after @ ..])
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
                 decoded.push(hex(*high) << 4 | hex(*low));
                 rest = after;
             }

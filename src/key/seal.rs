@@ -8,7 +8,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-use super::{cookie, forwarded, selection::Selection};
+use super::{cookie, forwarded, header::any_sensitive, selection::Selection};
 
 /// Nothing reaches the inner service that is not in the key, but for these.
 #[derive(Debug, Clone, Default)]
@@ -79,17 +79,28 @@ impl Selection {
                     header::FORWARDED => forwarded::sealed(headers),
                     _ => None,
                 };
-                kept.extend(rest.map(|line| (Some(name.clone()), line)));
+                let is_sensitive = any_sensitive(headers, name);
+                kept.extend(rest.map(|mut line| {
+                    line.set_sensitive(is_sensitive);
+                    (Some(name.clone()), line)
+                }));
             } else if *name == header::HOST {
                 // Its case is not in the key.
                 for host in headers.get_all(name) {
-                    kept.append(name.clone(), folded(host));
+                    let mut line = folded(host);
+                    line.set_sensitive(host.is_sensitive());
+                    kept.append(name.clone(), line);
                 }
             } else {
                 for line in headers.get_all(name) {
                     kept.append(name.clone(), line.clone());
                 }
             }
+        }
+        if self.removes(seal, &header::ACCEPT_ENCODING) {
+            // RFC 9110 §12.5.3: without it any coding would do, and not every client takes any.
+            let identity = HeaderValue::from_static("identity");
+            kept.insert(header::ACCEPT_ENCODING, identity);
         }
         kept
     }

@@ -100,7 +100,8 @@ impl fmt::Debug for Found {
 
 impl Selection {
     /// The key of a request, as far as its head goes, into a place of the caller's: it is too large to be moved about.
-    /// The parts are only borrowed: they are as they were.
+    /// The parts are only borrowed: they are as they were. Returns how much of it is what a purge by request marks: not what
+    /// a router and proxies in front have added, which who purges does not know.
     ///
     /// # Errors
     ///
@@ -109,6 +110,25 @@ impl Selection {
         &self,
         prefix: &KeyPrefix,
         parts: &mut Parts,
+        limit: usize,
+        key: &mut KeyBytes,
+    ) -> Result<usize, Reason> {
+        self.encode_head(prefix, parts, limit, key)?;
+        let head_bytes = key.len();
+        forwarded::put_forwarded(key, &parts.headers)?;
+        #[cfg(feature = "axum")]
+        self.put_captures(parts, key)?;
+        if key.len() > limit {
+            return Err(Reason::KeyTooLong);
+        }
+        Ok(head_bytes)
+    }
+
+    /// As [`encode`](Self::encode), no further than a purge by request marks it.
+    pub(crate) fn encode_head(
+        &self,
+        prefix: &KeyPrefix,
+        parts: &Parts,
         limit: usize,
         key: &mut KeyBytes,
     ) -> Result<(), Reason> {
@@ -124,21 +144,15 @@ impl Selection {
             target::put_authority(key, parts);
         }
         target::put_path(key, parts);
-        forwarded::put_forwarded(key, &parts.headers)?;
         self.query.put(key, parts.uri.query());
         for header in &self.headers {
             header.put(key, &parts.headers);
         }
         let sealed = self.is_sealed_from(&header::COOKIE);
         cookie::put_cookies(key, &parts.headers, &self.cookies, sealed);
-        #[cfg(feature = "axum")]
-        self.put_captures(parts, key)?;
         for found in &self.found {
             put(key, found.tag, found.name.as_bytes());
             (found.write)(parts, &mut KeyWriter::new(key)).ok_or(Reason::KeyPart)?;
-        }
-        if key.len() > limit {
-            return Err(Reason::KeyTooLong);
         }
         Ok(())
     }
@@ -211,10 +225,23 @@ impl Selection {
         self.chooses(name) || self.of_the_body.contains(name)
     }
 
-    /// Whether what an answer makes of this header depends on the key alone: all of it that the inner service sees is
-    /// in there.
-    pub(crate) fn leaves_no_trace_of(&self, name: &HeaderName) -> bool {
+    /// Whether all that the inner service sees of this header is in the key.
+    fn leaves_no_trace_of(&self, name: &HeaderName) -> bool {
         self.keys_header(name) || self.is_sealed_from(name)
+    }
+
+    /// Whether a response that names this header in `Vary` is for all who have its key. If it is sealed, not where it says
+    /// who asks: what a layer outside made of it may be among the extensions; and not where the response is encoded, which
+    /// not every client takes.
+    pub(crate) fn settles(&self, name: &HeaderName, encoded: bool) -> bool {
+        let says_who_asks = identity::says(name).is_some();
+        let of_the_coding = encoded && *name == header::ACCEPT_ENCODING;
+        let may_be_sealed = !says_who_asks && !of_the_coding;
+        self.keys_header(name) || (may_be_sealed && self.is_sealed_from(name))
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.seal.is_some()
     }
 
     fn is_sealed_from(&self, name: &HeaderName) -> bool {

@@ -169,6 +169,17 @@ fn a_query_that_readers_may_take_apart_differently_is_keyed_whole() {
     assert!(!same(&key, "/?x=%2", "/?x=%3"));
     assert!(!same(&key, "/?q[]=1", "/?q[]=2"), "some take q[] for q");
     assert!(same(&key, "/?x[]=1", "/?x[]=2"));
+    assert!(!same(&key, "/?[q]=1", "/"), "some take [q] for q");
+    assert!(!same(&key, "/?%5bq]=1", "/"));
+    assert!(
+        same(&key, "/?x%5b%5D=1", "/"),
+        "whatever it means, it is not q"
+    );
+    let rest = Key::new().query_except(["utm_*"]);
+    assert!(
+        !same(&rest, "/?a%5Bb%5D=1", "/?a[b]=1"),
+        "to some these are two"
+    );
     let key = Key::new().query(["q*"]);
     assert!(
         !same(&key, "/?q=1&q[]=2", "/?q[]=2&q=1"),

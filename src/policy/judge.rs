@@ -22,6 +22,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) identity: Identity,
     pub(crate) selection: &'a Selection,
     pub(crate) request_headers: &'a HeaderMap,
+    /// As they were before a seal.
+    pub(crate) headers_as_asked: &'a HeaderMap,
     pub(crate) request_tags: Tags,
     pub(crate) response: &'a response::Parts,
     pub(crate) gathered: Gathered,
@@ -84,8 +86,9 @@ impl Policy {
         if candidate.identity == Identity::Authorized && !cache_control.for_authorized {
             return Err(Reason::Authorization);
         }
-        let vary = Vary::of(headers, candidate.request_headers, |name| {
-            candidate.selection.leaves_no_trace_of(name)
+        let encoded = headers.contains_key(header::CONTENT_ENCODING);
+        let vary = Vary::of(headers, candidate.headers_as_asked, |name| {
+            candidate.selection.settles(name, encoded)
         })?;
         if content_type_starts_with(headers, b"text/event-stream") {
             return Err(Reason::EventStream);

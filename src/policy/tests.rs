@@ -17,6 +17,7 @@ fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verd
         identity,
         selection: &Selection::default(),
         request_headers: &HeaderMap::new(),
+        headers_as_asked: &HeaderMap::new(),
         request_tags: Tags::new(),
         response: &parts,
         gathered: Gathered::default(),

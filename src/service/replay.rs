@@ -1,23 +1,21 @@
 //! A request body of which something was read before the inner service got it.
 
 use std::{
-    collections::VecDeque,
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use smallvec::SmallVec;
 
 use crate::body::to_bytes;
 
 /// A request body that replays what the cache read of it for the key, and goes on with the rest.
 ///
 /// The inner service of a layer whose key reads the body gets it in place of the request's own: the same data,
-/// trailers and errors, in the same order.
+/// trailers and errors, in the same order; what was read comes as one frame.
 ///
 /// # Examples
 ///
@@ -33,26 +31,32 @@ use crate::body::to_bytes;
 /// }
 /// ```
 pub struct ReplayBody<B: Body> {
-    /// What was read, in frames as they came.
-    read: VecDeque<Result<Frame<Bytes>, B::Error>>,
+    /// The data that were read, in memory of their own: a frame may be a slice of a much larger buffer of its connection.
+    data: BytesMut,
+    /// What was read behind them: the trailers, or why there is no more.
+    last: Option<Result<HeaderMap, B::Error>>,
     /// `None` once it has ended.
     rest: Option<Pin<Box<B>>>,
     /// How many bytes are still to come at the most, by what the body said before it was read.
     upper: Option<u64>,
+    frames_read: usize,
 }
 
 impl<B: Body> ReplayBody<B> {
     pub(super) fn unread(body: B) -> Self {
         let upper = body.size_hint().upper();
         Self {
-            read: VecDeque::new(),
+            data: BytesMut::new(),
+            last: None,
             rest: Some(Box::pin(body)),
             upper,
+            frames_read: 0,
         }
     }
 
-    /// Reads the next frame and keeps it to be replayed. `None` at the end, or after an error.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<&Frame<Bytes>>> {
+    /// Reads the next frame and keeps it to be replayed: says of how many bytes of data. `None` at the end, or after an
+    /// error.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
         let Some(rest) = &mut self.rest else {
             return Poll::Ready(None);
         };
@@ -63,36 +67,36 @@ impl<B: Body> ReplayBody<B> {
         if rest.is_end_stream() || frame.is_err() {
             self.rest = None;
         }
-        self.read.push_back(frame.map(to_bytes));
-        Poll::Ready(self.read.back().and_then(|frame| frame.as_ref().ok()))
+        self.frames_read += 1;
+        let before = self.data.len();
+        match frame.map(|frame| frame.into_data().map_err(Frame::into_trailers)) {
+            Ok(Ok(data)) => self.data.put(data),
+            Ok(Err(trailers)) => self.last = trailers.ok().map(Ok),
+            Err(error) => {
+                self.last = Some(Err(error));
+                return Poll::Ready(None);
+            }
+        }
+        Poll::Ready(Some(self.data.len() - before))
     }
 
     /// All data that were read.
-    pub(super) fn data(&self) -> Bytes {
-        let frames = self.read.iter().flatten();
-        let data: SmallVec<[&Bytes; 4]> = frames.filter_map(Frame::data_ref).collect();
-        match &*data {
-            [only] => (*only).clone(),
-            several => {
-                let slices: Vec<&[u8]> = several.iter().map(|data| &***data).collect();
-                slices.concat().into()
-            }
-        }
+    pub(super) fn data(&self) -> &[u8] {
+        &self.data
     }
 
     /// The trailers, if they were read.
     pub(super) fn trailers(&self) -> Option<&HeaderMap> {
-        self.read.back()?.as_ref().ok()?.trailers_ref()
+        self.last.as_ref()?.as_ref().ok()
     }
 
     pub(super) fn frames_read(&self) -> usize {
-        self.read.len()
+        self.frames_read
     }
 
     /// Whether all of it was read, without an error.
     pub(super) fn is_read(&self) -> bool {
-        let whole = !matches!(self.read.back(), Some(Err(_)));
-        whole && self.has_ended()
+        !matches!(self.last, Some(Err(_))) && self.has_ended()
     }
 
     fn has_ended(&self) -> bool {
@@ -109,11 +113,15 @@ impl<B: Body> Body for ReplayBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
-        if let Some(frame) = this.read.pop_front() {
-            let data = frame.as_ref().ok().and_then(Frame::data_ref);
-            let handed_on = data.map_or(0, |data| data.len() as u64);
-            this.upper = this.upper.map(|upper| upper.saturating_sub(handed_on));
-            return Poll::Ready(Some(frame));
+        if !this.data.is_empty() {
+            let data = this.data.split().freeze();
+            this.upper = this
+                .upper
+                .map(|upper| upper.saturating_sub(data.len() as u64));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(last) = this.last.take() {
+            return Poll::Ready(Some(last.map(Frame::trailers)));
         }
         match &mut this.rest {
             Some(rest) => rest
@@ -125,22 +133,18 @@ impl<B: Body> Body for ReplayBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.has_ended()
+        self.data.is_empty() && self.last.is_none() && self.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let frames = self
-            .read
-            .iter()
-            .filter_map(|frame| frame.as_ref().ok().and_then(Frame::data_ref));
-        let read: u64 = frames.map(|data| data.len() as u64).sum();
+        let read = self.data.len() as u64;
         let (lower, upper) = match &self.rest {
             Some(rest) => {
                 let rest = rest.size_hint();
                 let upper = rest.upper().map(|upper| read.saturating_add(upper));
                 (read.saturating_add(rest.lower()), upper)
             }
-            None if self.read.is_empty() => (0, Some(0)),
+            None if self.is_end_stream() => (0, Some(0)),
             // Though all of it was read, no more is told than the body told itself: who knows the length exactly may not
             // look for the error or the trailers behind the last byte.
             None => (read, self.upper.map(|upper| upper.max(read))),
@@ -159,7 +163,7 @@ impl<B: Body> Unpin for ReplayBody<B> {}
 impl<B: Body> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayBody")
-            .field("frames_read", &self.read.len())
+            .field("frames_read", &self.frames_read)
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, request};
-use http_body::{Body, Frame};
+use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -139,7 +139,7 @@ where
         let (parts, body) = &mut self.request;
         let keyed = if read(body, &keys.body, deadline).await {
             let (data, trailers) = (body.data(), body.trailers());
-            self.lookup.put_body(keys, parts, &data, trailers)
+            self.lookup.put_body(keys, parts, data, trailers)
         } else {
             Err(Reason::RequestBodyNotKeyed)
         };
@@ -192,7 +192,6 @@ async fn read<B: Body>(body: &mut ReplayBody<B>, rule: &key::Body, deadline: Ins
     if body.size_hint().lower() > limit as u64 {
         return false;
     }
-    let mut bytes: usize = 0;
     let mut messages = rule.is_grpc().then(Messages::default);
     let most_frames = limit.saturating_add(64);
     while !body.is_read() {
@@ -206,22 +205,16 @@ async fn read<B: Body>(body: &mut ReplayBody<B>, rule: &key::Body, deadline: Ins
         } else {
             deadline
         };
-        let data = poll_fn(|cx| {
-            body.poll_read(cx)
-                .map(|frame| frame.map(Frame::data_ref).map(Option::<&_>::cloned))
-        });
-        let Some(data) = before(until, data).await else {
+        let Some(read) = before(until, poll_fn(|cx| body.poll_read(cx))).await else {
             return false;
         };
-        let Some(data) = data else {
+        let Some(new) = read else {
             break;
         };
-        let data = data.unwrap_or_default();
-        bytes = bytes.saturating_add(data.len());
-        let follows_on = messages
-            .as_mut()
-            .is_none_or(|messages| messages.push(&data));
-        if bytes > limit || !follows_on {
+        let data = body.data();
+        let new = &data[data.len() - new..];
+        let follows_on = messages.as_mut().is_none_or(|messages| messages.push(new));
+        if data.len() > limit || !follows_on {
             return false;
         }
     }

@@ -1,6 +1,6 @@
 //! Memory: moka, bounded in bytes. It is storage only: whether what it holds may be served is decided by who reads it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
 
@@ -9,10 +9,20 @@ use crate::entry::Entry;
 /// The variants kept of one response; beyond them, the oldest leaves.
 const MAX_VARIANTS: usize = 12;
 
-#[derive(Debug)]
 pub(crate) struct Memory {
     cache: Cache<Box<[u8]>, Slot>,
     max_bytes: u64,
+}
+
+/// How much it holds, and nothing of what: that is the users'.
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory")
+            .field("entries", &self.cache.entry_count())
+            .field("bytes", &self.cache.weighted_size())
+            .field("max_bytes", &self.max_bytes)
+            .finish()
+    }
 }
 
 /// What is stored under one key: a response, or the variants of one, the newest first.

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     hash::{BuildHasher, RandomState},
     sync::{Arc, PoisonError},
 };
@@ -40,7 +41,7 @@ const FIRST_EPOCH: u64 = 1;
 /// Births of the fills in flight: how many of each.
 type Births = BTreeMap<u64, usize>;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Marks {
     at: HashMap<TagHash, u64>,
     /// No mark is below this.
@@ -49,6 +50,16 @@ struct Marks {
     floor: u64,
     /// The epoch at which the last sweep began.
     swept: u64,
+}
+
+/// How many there are, not which.
+impl fmt::Debug for Marks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Marks")
+            .field("marks", &self.at.len())
+            .field("floor", &self.floor)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a request notes when it arrives.

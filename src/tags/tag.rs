@@ -201,20 +201,27 @@ impl<A: ?Sized> TagFamily<A> {
     #[cfg(debug_assertions)]
     fn assert_alone(&self) {
         use std::{
+            any::type_name,
             collections::BTreeMap,
             sync::{Mutex, PoisonError},
         };
 
-        static DEFINED: Mutex<BTreeMap<&str, &Location<'_>>> = Mutex::new(BTreeMap::new());
+        type Definition = (&'static Location<'static>, &'static str);
+        static DEFINED: Mutex<BTreeMap<&str, Definition>> = Mutex::new(BTreeMap::new());
+        // What a macro or a function defines at one place may differ in its arguments.
+        let this = (self.defined_at, type_name::<A>());
         let first = {
             let mut defined = DEFINED.lock().unwrap_or_else(PoisonError::into_inner);
-            *defined.entry(self.name).or_insert(self.defined_at)
+            *defined.entry(self.name).or_insert(this)
         };
         assert!(
-            first == self.defined_at,
-            "two tag families are named {:?}, one at {first}, one at {}: use one for both, or name one otherwise",
+            first == this,
+            "two tag families are named {:?}, one of {} at {}, one of {} at {}: use one for both, or name one otherwise",
             self.name,
-            self.defined_at,
+            first.1,
+            first.0,
+            this.1,
+            this.0,
         );
     }
 }

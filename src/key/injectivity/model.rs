@@ -72,11 +72,15 @@ pub(super) fn told(spec: &Spec, request: &Whole, shown: &HeaderMap) -> Result<To
     let (headers, extensions) = (&request.parts.headers, &request.parts.extensions);
     let method = &request.parts.method;
     let uri = &request.parts.uri;
+    let part = lines(headers, "x-part").into_iter().next();
+    let tenant = found(spec.tenant, extensions.get::<Tenant>().cloned())?;
+    let marker = found(spec.marker, extensions.get::<Marker>().cloned())?;
+    let part = found(spec.part, part)?;
+    let known = found(spec.names, extensions.get::<Names>().cloned())?;
     if OVERRIDES.iter().any(|name| headers.contains_key(*name)) {
         return Err(Some(Reason::Override));
     }
     let forwarded = forwarded(headers).ok_or(Some(Reason::Forwarded))?;
-    let part = lines(headers, "x-part").into_iter().next();
     let names = spec.header_names().into_iter();
     Ok(Told {
         method: match *method {
@@ -91,10 +95,10 @@ pub(super) fn told(spec: &Spec, request: &Whole, shown: &HeaderMap) -> Result<To
         query: query(&spec.query, uri.query()),
         headers: names.map(|name| (name, lines(shown, name))).collect(),
         cookies: cookies(spec, headers),
-        tenant: found(spec.tenant, extensions.get::<Tenant>().cloned())?,
-        names: found(spec.names, extensions.get::<Names>().cloned())?,
-        marker: found(spec.marker, extensions.get::<Marker>().cloned())?,
-        part: found(spec.part, part)?,
+        tenant,
+        names: known,
+        marker,
+        part,
         body: said(spec, request).ok_or(None)?,
         trailers: trailers(spec, request),
     })
@@ -333,6 +337,13 @@ fn query(chosen: &Parameters, query: Option<&str>) -> Query {
             None => (piece, None),
         };
         let name = unescaped(name);
+        // Some take `[name]` for `name`, and to some an encoded bracket is none.
+        let lower = piece.split('=').next().unwrap_or_default().to_lowercase();
+        let is_encoded = lower.contains("%5b") || lower.contains("%5d");
+        let is_meant = || is_chosen(&name) || is_chosen(halves(&name, b'[').0);
+        if name.first() == Some(&b'[') || (is_encoded && is_meant()) {
+            return whole;
+        }
         if is_chosen(&name) {
             let without_brackets = halves(&name, b'[').0.to_vec();
             told.entry(without_brackets)

@@ -113,10 +113,10 @@ const METHODS: [&str; 5] = ["GET", "GET", "HEAD", "POST", "get"];
 const SCHEMES: [&str; 3] = ["http", "https", "ftp"];
 const AUTHORITIES: [&str; 6] = ["a", "A", "a:80", "u@a", "U@a", "b"];
 const PATHS: [&str; 6] = ["/", "/a", "/%61", "/a/", "/a//b", "/A"];
-const PIECES: [&str; 24] = [
+const PIECES: [&str; 26] = [
     "a=1", "a=2", "b=1", "a", "a=", "aa=1", "ab=1", "b", "c=1", "utm_x=1", "utm_y=2", "%61=1",
     "a=%31", "a+b=1", "a%20b=1", "=1", "", "b[]=1", "a[x]=1", "a%5Bx=2", "a=1;b=2", "c=%zz",
-    "c=\u{e9}", "%ff=1",
+    "c=\u{e9}", "%ff=1", "[a]=1", "%5Ba=2",
 ];
 /// Among them some that look like what a key is made of: a tag, a length, a value.
 const TEXTS: [&str; 8] = ["", "a", "b", "ab", "\0", "\0\u{1}b", "a\0\u{1}b", "\0\0"];
