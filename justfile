@@ -32,6 +32,10 @@ features:
 examples:
     bash .ci/run examples
 
+# The fuzz targets for half a minute each (longer: `cargo +nightly fuzz run key -- -max_len=192 -len_control=0`)
+fuzz:
+    bash .ci/run fuzz
+
 # Licences, sources and advisories of the dependencies
 deny:
     bash .ci/run deny

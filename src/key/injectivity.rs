@@ -1,7 +1,7 @@
 //! Two requests have the same key exactly when all that was chosen of them is equal: tried with specifications and
 //! requests that are made of bytes, against a model that knows nothing of how keys are made.
 //!
-//! The tests give it random bytes, and so does the fuzzer (`cargo +nightly fuzz run key`).
+//! The tests give it random bytes, and so does the fuzzer (`cargo +nightly fuzz run key -- -max_len=192 -len_control=0`).
 
 mod model;
 mod requests;
