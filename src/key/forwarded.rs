@@ -39,6 +39,7 @@ const OVERRIDES: [HeaderName; 8] = [
 ///
 /// The reason for which such a request has no key: it is for another target than it says, or nobody can tell.
 pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(), Reason> {
+    let mut has_elements = false;
     let mut found: SmallVec<[(&HeaderName, &HeaderValue); 8]> = SmallVec::new();
     for (name, value) in headers {
         // This runs on every hit, and most names are neither.
@@ -48,7 +49,9 @@ pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(
         if OVERRIDES.contains(name) {
             return Err(Reason::Override);
         }
-        if tells_target(name) {
+        if *name == header::FORWARDED {
+            has_elements = true;
+        } else if tells_target(name) {
             found.push((name, value));
         }
     }
@@ -58,7 +61,7 @@ pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(
         put(key, Tag::Forwarded, name.as_str().as_bytes());
         put(key, Tag::Value, value.as_bytes());
     }
-    if headers.contains_key(header::FORWARDED) {
+    if has_elements {
         put_elements(key, headers).ok_or(Reason::Forwarded)?;
     }
     Ok(())

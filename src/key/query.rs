@@ -90,11 +90,12 @@ impl Query {
         let chosen: &dyn Fn(&[u8]) -> bool = match self {
             Self::All => return None,
             _ if !is_plain(text) => return None,
-            Self::Only(names) if brackets_a_selected(text, names) => return None,
             Self::Only(names) => &|name| names.contain(name),
             Self::Except(names) => &|name| !names.contain(name),
         };
-        if has_doubtful_brackets(text, chosen) {
+        // Most queries have neither, and this runs on every hit.
+        let may_have_brackets = text.bytes().any(|b| b == b'[' || b == b'%');
+        if may_have_brackets && self.has_doubtful_brackets(text, chosen) {
             return None;
         }
         let mut pairs: Pairs<'a> = pieces(text)
@@ -104,6 +105,14 @@ impl Query {
         // Stable: what is of one name stays in its order.
         pairs.sort_by(|(a, _), (b, _)| base(a).cmp(base(b)));
         Some(pairs)
+    }
+
+    fn has_doubtful_brackets(&self, query: &str, chosen: &dyn Fn(&[u8]) -> bool) -> bool {
+        let of_a_selected = match self {
+            Self::Only(names) => brackets_a_selected(query, names),
+            _ => false,
+        };
+        of_a_selected || has_doubtful_brackets(query, chosen)
     }
 }
 

@@ -303,7 +303,10 @@ impl<A: ?Sized> Copy for TagFamily<A> {}
 
 impl<A: ?Sized> fmt::Debug for TagFamily<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TagFamily").field(&self.name).finish()
+        f.debug_struct("TagFamily")
+            .field("name", &self.name)
+            .field("defined_at", &format_args!("{}", self.defined_at))
+            .finish()
     }
 }
 
