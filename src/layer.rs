@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{Method, StatusCode, request};
+use http::{Method, StatusCode, request, response};
 use tower_layer::Layer;
 
 use crate::{
@@ -362,7 +362,8 @@ impl<B> CacheLayerBuilder<B> {
     }
 
     /// For how long a response is fresh, unless it says `s-maxage`, or its handler
-    /// [`ttl_at_most`](crate::scope::ttl_at_most). Defaults to 60 seconds; zero stores nothing.
+    /// [`ttl_at_most`](crate::scope::ttl_at_most). Defaults to 60 seconds; zero stores nothing, and `Duration::MAX` stores it
+    /// until it is purged.
     ///
     /// # Examples
     ///
@@ -374,6 +375,53 @@ impl<B> CacheLayerBuilder<B> {
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.policy.ttl = ttl;
         self
+    }
+
+    /// What this closure says of a response's head is its lifetime; `None` leaves it at what else was chosen. A response's own
+    /// `s-maxage` goes before. Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::header::CONTENT_TYPE;
+    /// use tower_response_cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::builder()
+    ///     .ttl_by(|response| {
+    ///         let is_image = response.headers.get(CONTENT_TYPE)?.as_bytes().starts_with(b"image/");
+    ///         is_image.then_some(Duration::from_secs(86_400))
+    ///     })
+    ///     .build();
+    /// # let _ = cache;
+    /// ```
+    pub fn ttl_by<F>(mut self, ttl: F) -> Self
+    where
+        F: Fn(&response::Parts) -> Option<Duration> + Send + Sync + 'static,
+    {
+        self.policy.ttl_by = Some(Arc::new(ttl));
+        self
+    }
+
+    /// Takes up to this share off each lifetime, by chance, so that what was stored together does not expire together.
+    /// Lifetimes only ever get shorter. Defaults to zero.
+    ///
+    /// # Errors
+    ///
+    /// If the share is not between 0 and 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let cache = tower_response_cache::CacheLayer::builder().jitter(0.1)?.build();
+    /// # let _ = cache;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn jitter(mut self, share: f64) -> Result<Self, BuildError> {
+        self.policy.jitter = thousandths(share)?;
+        Ok(self)
     }
 
     /// Stores responses of this status too, for this long: that is how "not found" is cached. Defaults to 200 only.
@@ -607,6 +655,22 @@ impl<B> CacheLayerBuilder<B> {
         self.report = self.report.renamed(StatusName::parse(name)?);
         Ok(self)
     }
+}
+
+/// A share of a whole, as the policy has it.
+fn thousandths(share: f64) -> Result<u32, BuildError> {
+    if !(0.0..=1.0).contains(&share) {
+        return Err(BuildError::new(
+            "a share of a lifetime is between 0 and 1",
+            "give 0.1 for a tenth of it",
+        ));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and 1000"
+    )]
+    Ok((share * 1000.0).round() as u32)
 }
 
 /// The layer as its builder leaves it, known to its handle.

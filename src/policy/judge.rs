@@ -1,6 +1,9 @@
 //! May this response be stored, or at least be shared with those who wait for it now? One decision for both.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode, header, response};
 use http_body::SizeHint;
@@ -107,13 +110,10 @@ impl Policy {
             return Err(Reason::TooLarge);
         }
         let tags = self.tags(candidate.request_tags, &gathered, response)?;
-        // RFC 9111 §4.2: a lifetime that the response states is counted from its origin.
-        let stated = cache_control
-            .s_maxage
-            .map(|lifetime| lifetime.saturating_sub(Duration::from_secs(age(headers))));
-        let ttl = stated
-            .unwrap_or(ttl)
-            .min(gathered.ttl_at_most.unwrap_or(Duration::MAX));
+        let ttl = self
+            .lifetime(cache_control.s_maxage, response)
+            .unwrap_or(ttl);
+        let ttl = self.jittered(ttl.min(gathered.ttl_at_most.unwrap_or(Duration::MAX)));
         if ttl.is_zero() && !response.status.is_server_error() {
             return Err(Reason::NoLifetime);
         }
@@ -131,6 +131,26 @@ impl Policy {
             content_length,
             grpc,
         })
+    }
+
+    /// What the response says of its lifetime, or what the application makes of its head.
+    fn lifetime(&self, s_maxage: Option<Duration>, response: &response::Parts) -> Option<Duration> {
+        // RFC 9111 §4.2: a lifetime that the response states is counted from its origin.
+        let spent = Duration::from_secs(age(&response.headers));
+        let stated = s_maxage.map(|lifetime| lifetime.saturating_sub(spent));
+        let chosen = || self.ttl_by.as_ref().and_then(|ttl_by| ttl_by(response));
+        stated.or_else(chosen)
+    }
+
+    /// A lifetime, less a part of it that chance decides: so what was stored together does not expire together.
+    fn jittered(&self, ttl: Duration) -> Duration {
+        if self.jitter == 0 {
+            return ttl;
+        }
+        let chance = RandomState::new().hash_one(ttl) % 1000;
+        let less = u64::from(self.jitter) * chance;
+        let less = ttl / 1_000_000 * u32::try_from(less).unwrap_or(0);
+        ttl.saturating_sub(less)
     }
 
     /// All tags of a response, wherever they come from, each once.

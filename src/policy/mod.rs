@@ -6,7 +6,7 @@ mod tag_header;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, header, request};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header, request, response};
 
 use crate::{grpc::is_grpc, status::Reason, tags::Tags};
 pub(crate) use judge::{Candidate, Plan, Verdict};
@@ -16,6 +16,10 @@ pub use tag_header::TagHeader;
 #[derive(Clone)]
 pub(crate) struct Policy {
     pub(crate) ttl: Duration,
+    /// What the application makes of a response's head.
+    pub(crate) ttl_by: Option<TtlBy>,
+    /// How much of a lifetime may be taken off it by chance, in thousandths.
+    pub(crate) jitter: u32,
     /// The other statuses that are stored, each with its lifetime.
     pub(crate) statuses: Vec<(StatusCode, Duration)>,
     pub(crate) max_body_bytes: usize,
@@ -28,12 +32,16 @@ pub(crate) struct Policy {
     pub(crate) methods: Vec<Method>,
 }
 
+pub(crate) type TtlBy = Arc<dyn Fn(&response::Parts) -> Option<Duration> + Send + Sync>;
+
 pub(crate) type RequestTags = Arc<dyn Fn(&request::Parts) -> Tags + Send + Sync>;
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
             ttl: Duration::from_secs(60),
+            ttl_by: None,
+            jitter: 0,
             statuses: Vec::new(),
             max_body_bytes: 1 << 20,
             max_key_bytes: 8 << 10,
@@ -69,6 +77,7 @@ impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policy")
             .field("ttl", &self.ttl)
+            .field("jitter", &self.jitter)
             .field("statuses", &self.statuses)
             .field("max_body_bytes", &self.max_body_bytes)
             .field("max_key_bytes", &self.max_key_bytes)
