@@ -17,13 +17,10 @@ use smallvec::SmallVec;
 use tower::{Layer, Service, service_fn};
 use tower_response_cache::{Cache, CacheLayer, CacheLayerBuilder};
 
-use common::{Body, Case, ready, run};
+use common::{Body, Case, ready, run, runtime};
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = runtime();
     let _entered = runtime.enter();
     for (name, bytes) in [("1 KiB", 1 << 10), ("64 KiB", 1 << 16), ("1 MiB", 1 << 20)] {
         println!("\nbody of {name}");
@@ -177,14 +174,10 @@ where
     S::Future: Send,
 {
     let mut service = layer.ttl(Duration::from_secs(3600)).build().layer(origin);
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(async {
-            let Ok(response) = service.call(get()).await;
-            response.into_body().collect().await.expect("a body");
-        });
+    runtime().block_on(async {
+        let Ok(response) = service.call(get()).await;
+        response.into_body().collect().await.expect("a body");
+    });
     service
 }
 

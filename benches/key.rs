@@ -17,16 +17,13 @@ use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, service_fn};
 use tower_response_cache::{CacheLayer, CacheLayerBuilder, Key, key::Normalize};
 
-use common::{Body, Case, ready, run};
+use common::{Body, Case, ready, run, runtime};
 
 /// The requests without a part in their key and those with it, which bear its name.
 type Row = [Case<'static>; 2];
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = runtime();
     let _entered = runtime.enter();
     let mut rows = vec![target(), long_target()];
     rows.extend(queries());

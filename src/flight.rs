@@ -24,9 +24,8 @@ pub(crate) struct Flights<T> {
 /// How many there are; their keys are the users'.
 impl<T> fmt::Debug for Flights<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flights: usize = self.shards.iter().map(|shard| lock(shard).len()).sum();
         f.debug_struct("Flights")
-            .field("flights", &flights)
+            .field("flights", &self.len())
             .finish_non_exhaustive()
     }
 }
@@ -86,6 +85,12 @@ pub(crate) enum Landing<T: Clone> {
     TimedOut,
 }
 
+impl<T> Flights<T> {
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+}
+
 impl<T: Clone> Flights<T> {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -134,10 +139,6 @@ impl<T: Clone> Flights<T> {
     /// How many wait on the flight for this key. `None` if there is none.
     pub(crate) fn waiting_for(&self, key: &[u8]) -> Option<usize> {
         self.shard(key).get(key).map(|seat| seat.waiters)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
     pub(crate) fn waiters(&self) -> usize {

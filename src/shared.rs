@@ -100,20 +100,12 @@ pub(crate) trait Explain: Send + Sync {
 }
 
 /// A layer that purges by request know.
+#[derive(Debug)]
 pub(crate) struct Enrolled {
     pub(crate) name: Option<Box<str>>,
     pub(crate) keyed: Arc<dyn Keyed>,
     /// Gone with the layer's last service.
     pub(crate) layer: Weak<dyn Explain>,
-}
-
-impl fmt::Debug for Enrolled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Enrolled")
-            .field("name", &self.name)
-            .field("keyed", &self.keyed)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Enrolled {

@@ -67,7 +67,7 @@ impl Vary {
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         let with_value = |name: HeaderName| Field {
             value: value(request, &name),
-            is_sensitive: request.get_all(&name).iter().any(HeaderValue::is_sensitive),
+            is_sensitive: key::any_sensitive(request, &name),
             name,
         };
         Ok(Self(names.into_iter().map(with_value).collect()))

@@ -72,6 +72,14 @@ impl<'a> Case<'a> {
     }
 }
 
+/// A runtime on the thread of the bench.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
 /// Lets the cases take turns: 60 rounds, or one where they are only tried (`cargo test`).
 pub(crate) fn run(cases: &mut [Case<'_>]) {
     const WARM_UP: usize = 3;

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{
     encode::{KeyBytes, Tag, put},
+    is_text,
     query::unescape,
 };
 
@@ -22,9 +23,6 @@ pub(super) fn put_cookies(
     names: &[Cow<'static, str>],
     sealed: bool,
 ) {
-    if names.is_empty() {
-        return;
-    }
     if !sealed && !lines(headers).all(|line| is_plain(line, names)) {
         put(key, Tag::RawCookies, b"");
         lines(headers).for_each(|line| put(key, Tag::Value, line));
@@ -64,10 +62,7 @@ fn is_named(pair: &[u8], wanted: &str) -> bool {
 /// Whether every reader finds the same cookies of these names in a line: it is text, and none of them stands where some
 /// see a quoted string and others a separator.
 fn is_plain(line: &[u8], names: &[Cow<'static, str>]) -> bool {
-    if !line
-        .iter()
-        .all(|b| (b' '..=b'~').contains(b) || *b == b'\t')
-    {
+    if !is_text(line) {
         return false;
     }
     if !line.iter().any(|b| b"\",".contains(b)) {

@@ -3,7 +3,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 
-use super::encode::{KeyBytes, Tag, put};
+use super::{
+    encode::{KeyBytes, Tag, put},
+    is_text,
+};
 use crate::status::Reason;
 
 /// Host, scheme and place of the service as the client sees them, besides what begins with `x-forwarded-`.
@@ -157,7 +160,7 @@ fn is_plain(line: &[u8]) -> bool {
     let plain = line.iter().all(|&b| {
         quoted ^= b == b'"';
         let separates = b == b',' || b == b';';
-        (b == b'\t' || (b' '..=b'~').contains(&b)) && b != b'\\' && !(quoted && separates)
+        b != b'\\' && !(quoted && separates)
     });
-    plain && !quoted
+    plain && !quoted && is_text(line)
 }

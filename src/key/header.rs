@@ -15,6 +15,13 @@ pub(super) struct Header {
 }
 
 impl Header {
+    pub(super) fn as_it_comes(name: HeaderName) -> Self {
+        Self {
+            name,
+            normalize: None,
+        }
+    }
+
     /// The lines that are in the key, and that the inner service sees.
     pub(super) fn put(&self, key: &mut KeyBytes, headers: &HeaderMap) {
         put(key, Tag::Header, self.name.as_str().as_bytes());
@@ -50,7 +57,7 @@ impl Header {
 }
 
 /// Whether a line of this header is marked so.
-pub(super) fn any_sensitive(headers: &HeaderMap, name: &HeaderName) -> bool {
+pub(crate) fn any_sensitive(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(name).iter().any(HeaderValue::is_sensitive)
 }
 

@@ -34,6 +34,7 @@ pub(crate) use encode::{KeyBytes, KeyPrefix};
 use encode::{Tag, put_optional};
 use header::Header;
 pub use header::Normalize;
+pub(crate) use header::any_sensitive;
 pub(crate) use identity::Identity;
 pub use parts::KeyPart;
 pub(crate) use parts::{parts, text, told};
@@ -143,12 +144,14 @@ impl Key<Head> {
 
     fn with_body(mut self, body: Body, more: &[&'static str]) -> Key<Body> {
         let more = more.iter().map(|name| HeaderName::from_static(name));
-        let headers = [
+        let names = [
             field::CONTENT_TYPE,
             field::CONTENT_ENCODING,
             field::CONTENT_LANGUAGE,
         ];
-        self.selection.of_the_body = headers.into_iter().chain(more).collect();
+        let names = names.into_iter().chain(more);
+        let not_chosen = names.filter(|name| !self.selection.keys_header(name));
+        self.selection.of_the_body = not_chosen.map(Header::as_it_comes).collect();
         Key {
             selection: self.selection,
             body,
@@ -293,8 +296,13 @@ impl<B> Key<B> {
     }
 
     fn put_header(mut self, name: HeaderName, normalize: Option<Normalize>) -> Self {
-        let headers = &mut self.selection.headers;
+        let Selection {
+            headers,
+            of_the_body,
+            ..
+        } = &mut self.selection;
         headers.retain(|known| known.name != name);
+        of_the_body.retain(|known| known.name != name);
         headers.push(Header { name, normalize });
         self
     }
@@ -525,6 +533,12 @@ impl<B> Key<B> {
     pub(crate) fn into_parts(self) -> (Selection, B) {
         (self.selection, self.body)
     }
+}
+
+/// Whether a line of a header is visible ASCII: many readers (`HeaderValue::to_str`) leave out one that is not.
+fn is_text(line: &[u8]) -> bool {
+    line.iter()
+        .all(|b| (b' '..=b'~').contains(b) || *b == b'\t')
 }
 
 /// Adds the value of a header that a response's `Vary` names.

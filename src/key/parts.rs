@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, header as field};
 
 use super::{
     encode::{Tag, items},
+    header::any_sensitive,
     identity,
 };
 
@@ -129,13 +130,13 @@ fn is_secret(tag: Tag, name: &[u8], headers: &HeaderMap) -> bool {
         b"x-forwarded-port",
         b"x-forwarded-prefix",
     ];
-    let marked = |name: &HeaderName| headers.get_all(name).iter().any(|line| line.is_sensitive());
+    let marked = |name: &HeaderName| any_sensitive(headers, name);
     let header = HeaderName::from_bytes(name).ok();
     match tag {
         Tag::Header => header.is_none_or(|name| identity::says(&name).is_some() || marked(&name)),
         Tag::Forwarded => !OF_THE_TARGET.contains(&name) || header.is_none_or(|name| marked(&name)),
-        Tag::ForwardedElement => marked(&header::FORWARDED),
-        Tag::Cookie => marked(&header::COOKIE),
+        Tag::ForwardedElement => marked(&field::FORWARDED),
+        Tag::Cookie => marked(&field::COOKIE),
         Tag::RawCookies => true,
         _ => false,
     }

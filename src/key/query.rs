@@ -54,7 +54,7 @@ impl Query {
     }
 
     pub(super) fn put(&self, key: &mut KeyBytes, query: Option<&str>) {
-        match self.select(query) {
+        match self.select(query.unwrap_or_default()) {
             Some(pairs) => {
                 for (name, value) in &pairs {
                     put_optional(key, Tag::Parameter, name, *value);
@@ -65,9 +65,9 @@ impl Query {
     }
 
     /// The query with nothing in it but what is in the key. `None` if that is all of it.
-    pub(super) fn sealed(&self, query: Option<&str>) -> Option<String> {
+    pub(super) fn sealed(&self, query: &str) -> Option<String> {
         let pairs = self.select(query)?;
-        let mut sealed = String::with_capacity(query.map_or(0, str::len));
+        let mut sealed = String::with_capacity(query.len());
         for (name, value) in &pairs {
             if !sealed.is_empty() {
                 sealed.push('&');
@@ -85,20 +85,19 @@ impl Query {
 
     /// The parameters that are chosen. `None` if it is the whole query: because it was chosen, or because its readers
     /// may not agree on what is in it.
-    fn select<'a>(&self, query: Option<&'a str>) -> Option<Pairs<'a>> {
-        let text = query.unwrap_or_default();
+    fn select<'a>(&self, query: &'a str) -> Option<Pairs<'a>> {
         let chosen: &dyn Fn(&[u8]) -> bool = match self {
             Self::All => return None,
-            _ if !is_plain(text) => return None,
+            _ if !is_plain(query) => return None,
             Self::Only(names) => &|name| names.contain(name),
             Self::Except(names) => &|name| !names.contain(name),
         };
         // Most queries have neither, and this runs on every hit.
-        let may_have_brackets = text.bytes().any(|b| b == b'[' || b == b'%');
-        if may_have_brackets && self.has_doubtful_brackets(text, chosen) {
+        let may_have_brackets = query.bytes().any(|b| b == b'[' || b == b'%');
+        if may_have_brackets && self.has_doubtful_brackets(query, chosen) {
             return None;
         }
-        let mut pairs: Pairs<'a> = pieces(text)
+        let mut pairs: Pairs<'a> = pieces(query)
             .map(|(name, value)| (decode(name), value))
             .filter(|(name, _)| chosen(name))
             .collect();
@@ -107,12 +106,26 @@ impl Query {
         Some(pairs)
     }
 
+    /// Whether readers may not agree on what the brackets of a parameter mean, as far as that matters: some take `[name]`
+    /// for `name`, to some an encoded bracket is none, and some take `name[…]`, which is not chosen, for a part of
+    /// `name`, which is.
     fn has_doubtful_brackets(&self, query: &str, chosen: &dyn Fn(&[u8]) -> bool) -> bool {
-        let of_a_selected = match self {
-            Self::Only(names) => brackets_a_selected(query, names),
-            _ => false,
+        pieces(query).any(|(raw, _)| {
+            let name = decode(raw);
+            let mut escapes = raw.windows(3).filter(|bytes| bytes.starts_with(b"%5"));
+            let encoded = escapes.any(|bytes| b"bBdD".contains(&bytes[2]));
+            name.starts_with(b"[")
+                || (encoded && (chosen(&name) || chosen(base(&name))))
+                || self.chooses_a_start_of(&name)
+        })
+    }
+
+    fn chooses_a_start_of(&self, name: &[u8]) -> bool {
+        let Self::Only(names) = self else {
+            return false;
         };
-        of_a_selected || has_doubtful_brackets(query, chosen)
+        let mut brackets = name.iter().enumerate().filter(|(_, b)| **b == b'[');
+        brackets.any(|(at, _)| names.contain(&name[..at])) && !names.contain(name)
     }
 }
 
@@ -143,30 +156,6 @@ fn is_plain(query: &str) -> bool {
             .get(at + 1..at + 3)
             .is_some_and(|d| d.iter().all(u8::is_ascii_hexdigit)),
         _ => true,
-    })
-}
-
-/// Whether readers may not agree on what the brackets of a parameter mean: some take `[name]` for `name`, and to some an
-/// encoded bracket is none.
-fn has_doubtful_brackets(query: &str, chosen: &dyn Fn(&[u8]) -> bool) -> bool {
-    pieces(query).any(|(raw, _)| {
-        let mut escapes = raw.windows(3).filter(|bytes| bytes.starts_with(b"%5"));
-        let encoded = escapes.any(|bytes| b"bBdD".contains(&bytes[2]));
-        if !encoded {
-            return raw.first() == Some(&b'[');
-        }
-        let name = decode(raw);
-        name.first() == Some(&b'[') || chosen(&name) || chosen(base(&name))
-    })
-}
-
-/// Whether a parameter that is not chosen is written `name[…]` for a chosen name: some readers take it for a part of
-/// `name`.
-fn brackets_a_selected(query: &str, names: &Names) -> bool {
-    pieces(query).any(|(name, _)| {
-        let name = decode(name);
-        let mut brackets = name.iter().enumerate().filter(|(_, b)| **b == b'[');
-        brackets.any(|(at, _)| names.contain(&name[..at]) && !names.contain(&name))
     })
 }
 

@@ -62,8 +62,8 @@ impl Selection {
             sealed = Uri::from_parts(pieces).unwrap_or_else(|_| uri.clone());
         }
         if seals_query
-            && uri.query().is_some()
-            && let Some(query) = self.query.sealed(uri.query())
+            && let Some(query) = uri.query()
+            && let Some(query) = self.query.sealed(query)
         {
             sealed = with_query(&sealed, &query);
         }

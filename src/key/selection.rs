@@ -32,8 +32,8 @@ pub(crate) struct Selection {
     pub(super) ignore_authorization: bool,
     pub(super) query: Query,
     pub(super) headers: Vec<Header>,
-    /// What joins the key with the body: it is not in the head's part of it.
-    pub(super) of_the_body: Vec<HeaderName>,
+    /// What joins the key with the body, if it was not chosen by itself: it is not in the head's part of it.
+    pub(super) of_the_body: Vec<Header>,
     pub(super) cookies: Vec<Cow<'static, str>>,
     #[cfg(feature = "axum")]
     pub(super) captures: Vec<Cow<'static, str>>,
@@ -148,8 +148,10 @@ impl Selection {
         for header in &self.headers {
             header.put(key, &parts.headers);
         }
-        let sealed = self.is_sealed_from(&header::COOKIE);
-        cookie::put_cookies(key, &parts.headers, &self.cookies, sealed);
+        if !self.cookies.is_empty() {
+            let sealed = self.is_sealed_from(&header::COOKIE);
+            cookie::put_cookies(key, &parts.headers, &self.cookies, sealed);
+        }
         for found in &self.found {
             put(key, found.tag, found.name.as_bytes());
             (found.write)(parts, &mut KeyWriter::new(key)).ok_or(Reason::KeyPart)?;
@@ -206,23 +208,14 @@ impl Selection {
     /// Adds to a key what joins it with the body. It stands behind the part that a purge by request marks: so that
     /// covers every type of body.
     pub(crate) fn put_of_the_body(&self, headers: &HeaderMap, key: &mut KeyBytes) {
-        for name in &self.of_the_body {
-            if !self.chooses(name) {
-                let header = Header {
-                    name: name.clone(),
-                    normalize: None,
-                };
-                header.put(key, headers);
-            }
+        for header in &self.of_the_body {
+            header.put(key, headers);
         }
     }
 
-    fn chooses(&self, name: &HeaderName) -> bool {
-        self.headers.iter().any(|header| header.name == *name)
-    }
-
     pub(super) fn keys_header(&self, name: &HeaderName) -> bool {
-        self.chooses(name) || self.of_the_body.contains(name)
+        let mut headers = self.headers.iter().chain(&self.of_the_body);
+        headers.any(|header| header.name == *name)
     }
 
     /// Whether all that the inner service sees of this header is in the key.
