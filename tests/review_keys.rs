@@ -4,15 +4,17 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
-use common::{Origin, get, ok, send, with, with_headers};
+use common::{Origin, Random, get, ok, send, with, with_headers};
 use http::{
-    HeaderName, HeaderValue, Request,
+    HeaderName, HeaderValue, Request, Response,
     header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, COOKIE, FORWARDED},
 };
-use tower::{Layer, ServiceBuilder};
-use tower_response_cache::{CacheLayer, Decision, Key, Reason, TagFamily, key::Normalize};
+use tower::{Layer, Service, ServiceBuilder};
+use tower_response_cache::{
+    CacheLayer, Decision, Explanation, Key, Reason, TagFamily, key::Normalize,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -323,28 +325,12 @@ async fn what_is_held_of_a_body_that_comes_byte_by_byte_is_about_its_limit() {
     );
 }
 
-/// As xorshift makes them.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % n as u64).unwrap()
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
-
-fn random_request(dice: &mut Dice, methods: &[&str]) -> (Request<common::Body>, &'static str) {
-    let path = dice.one(&[
+fn random_request(random: &mut Random, methods: &[&str]) -> (Request<common::Body>, &'static str) {
+    let path = *random.of(&[
         "/vary", "/cookie", "/public", "/nostore", "/404", "/500", "/star", "/gzip", "/plain",
         "/long",
     ]);
-    let query = dice.one(&[
+    let query = *random.of(&[
         "",
         "",
         "?",
@@ -355,7 +341,8 @@ fn random_request(dice: &mut Dice, methods: &[&str]) -> (Request<common::Body>, 
         "?a;b",
         "?%zz",
     ]);
-    let mut request = common::request(dice.one(methods), &format!("{path}{query}"));
+    let method = *random.of(methods);
+    let mut request = common::request(method, &format!("{path}{query}"));
     let headers = [
         ("accept-language", "de"),
         ("accept-language", "en;q=0.5"),
@@ -381,8 +368,8 @@ fn random_request(dice: &mut Dice, methods: &[&str]) -> (Request<common::Body>, 
         ("content-type", "application/json"),
         ("content-type", "application/grpc"),
     ];
-    for _ in 0..dice.one(&[0, 0, 1, 1, 2, 4]) {
-        let (name, value) = dice.one(&headers);
+    for _ in 0..*random.of(&[0, 0, 1, 1, 2, 4]) {
+        let (name, value) = *random.of(&headers);
         let value = if value == "long" {
             "l".repeat(600)
         } else {
@@ -390,7 +377,7 @@ fn random_request(dice: &mut Dice, methods: &[&str]) -> (Request<common::Body>, 
         };
         request = with(request, name, &value);
     }
-    let body = dice.one(&[
+    let body = *random.of(&[
         "",
         "",
         "",
@@ -436,11 +423,7 @@ fn random_origin() -> Origin {
     })
 }
 
-fn agree(
-    told: &tower_response_cache::Explanation,
-    asks_for_less: bool,
-    done: tower_response_cache::CacheStatus,
-) -> bool {
+fn agree(told: &Explanation, asks_for_less: bool, done: tower_response_cache::CacheStatus) -> bool {
     match told.decision {
         Decision::Hit(ttl) => done.is_hit() && done.ttl() == Some(ttl),
         Decision::Fetch(forward) => {
@@ -459,9 +442,33 @@ fn agree(
     }
 }
 
+/// Sends what was explained: what is done is what was said. Counts what that was.
+async fn is_done<S, B>(
+    cache: &S,
+    asked: Request<common::Body>,
+    told: &Explanation,
+    seen: &mut [usize; 4],
+) where
+    S: Service<Request<common::Body>, Response = Response<B>, Error = Infallible> + Clone,
+    B: http_body::Body<Data = bytes::Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    let headers = asked.headers();
+    let less = headers.contains_key("range") || headers.contains_key("if-none-match");
+    let text = format!("{asked:?}");
+    let done = send(cache, asked).await.cache();
+    assert!(agree(told, less, done), "{text}\n{told}\n{done:?}");
+    seen[match told.decision {
+        Decision::Hit(_) => 0,
+        Decision::Fetch(_) => 1,
+        Decision::SideBySide(_) => 2,
+        _ => 3,
+    }] += 1;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_an_explanation_says_is_what_the_cache_then_does_with_whatever_is_asked() {
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     let languages = || Normalize::languages(["en", "de"]).unwrap();
     let codings = || Normalize::codings(["gzip"]).unwrap();
     let keys = [
@@ -495,8 +502,8 @@ async fn what_an_explanation_says_is_what_the_cache_then_does_with_whatever_is_a
             .build();
         let cache = layer.layer(random_origin());
         let mut seen = [0_usize; 4];
-        for n in 0..6_000 {
-            let (asked, _) = random_request(&mut dice, &["GET", "GET", "GET", "HEAD", "POST"]);
+        for _ in 0..6_000 {
+            let (asked, _) = random_request(&mut random, &["GET", "GET", "GET", "HEAD", "POST"]);
             let (head, body) = asked.into_parts();
             let bytes = if http_body::Body::is_end_stream(&body) {
                 &b""[..]
@@ -504,9 +511,6 @@ async fn what_an_explanation_says_is_what_the_cache_then_does_with_whatever_is_a
                 b"x"
             };
             let told = layer.explain(&head);
-            let less =
-                head.headers.contains_key("range") || head.headers.contains_key("if-none-match");
-            let text = format!("{head:?}");
             let before = layer.handle().stats();
             let again = layer.explain(&head);
             assert_eq!(before, layer.handle().stats());
@@ -516,19 +520,9 @@ async fn what_an_explanation_says_is_what_the_cache_then_does_with_whatever_is_a
             } else {
                 layer.handle().explain_with_body(&head, bytes).remove(0)
             };
-            let answer = send(&cache, Request::from_parts(head, body)).await;
-            assert!(
-                agree(&told, less, answer.cache()),
-                "{n}: {text}\n{told}\n{:?}",
-                answer.cache()
-            );
-            seen[match told.decision {
-                Decision::Hit(_) => 0,
-                Decision::Fetch(_) => 1,
-                Decision::SideBySide(_) => 2,
-                _ => 3,
-            }] += 1;
-            match dice.below(400) {
+            let asked = Request::from_parts(head, body);
+            is_done(&cache, asked, &told, &mut seen).await;
+            match random.below(400) {
                 0 => tokio::time::advance(Duration::from_secs(40)).await,
                 1 => drop(
                     layer
@@ -548,7 +542,7 @@ async fn what_an_explanation_says_is_what_the_cache_then_does_with_whatever_is_a
 #[cfg(feature = "json")]
 #[tokio::test(start_paused = true)]
 async fn what_an_explanation_says_of_bodies_is_what_the_cache_then_does() {
-    let mut dice = Dice(0x1234_5678_9abc_def1);
+    let mut random = Random::new(0x1234_5678_9abc_def1);
     let keys = [
         (Key::new().json_body(32), true),
         (Key::new().query(["page"]).seal().body(32), true),
@@ -576,32 +570,19 @@ async fn what_an_explanation_says_of_bodies_is_what_the_cache_then_does() {
         let layer = builder.build();
         let cache = layer.layer(random_origin());
         let mut seen = [0_usize; 4];
-        for n in 0..6_000 {
+        for _ in 0..6_000 {
             let (asked, bytes) =
-                random_request(&mut dice, &["GET", "POST", "POST", "POST", "HEAD", "PUT"]);
-            let asked = if any_method || dice.below(8) == 0 {
+                random_request(&mut random, &["GET", "POST", "POST", "POST", "HEAD", "PUT"]);
+            let asked = if any_method || random.below(8) == 0 {
                 asked
             } else {
                 with(asked, "content-type", "application/grpc")
             };
             let (head, body) = asked.into_parts();
             let told = layer.explain(&head, bytes.as_bytes());
-            let less =
-                head.headers.contains_key("range") || head.headers.contains_key("if-none-match");
-            let text = format!("{head:?} {bytes:?}");
-            let answer = send(&cache, Request::from_parts(head, body)).await;
-            assert!(
-                agree(&told, less, answer.cache()),
-                "{n}: {text}\n{told}\n{:?}",
-                answer.cache()
-            );
-            seen[match told.decision {
-                Decision::Hit(_) => 0,
-                Decision::Fetch(_) => 1,
-                Decision::SideBySide(_) => 2,
-                _ => 3,
-            }] += 1;
-            if dice.below(400) == 0 {
+            let asked = Request::from_parts(head, body);
+            is_done(&cache, asked, &told, &mut seen).await;
+            if random.below(400) == 0 {
                 tokio::time::advance(Duration::from_secs(40)).await;
             }
         }
