@@ -1,6 +1,9 @@
 //! Time, as all of the cache reads it: tokio's, so that a test can pause it.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
@@ -12,6 +15,17 @@ pub(crate) fn deadline_in(duration: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
     let now = Instant::now();
     now.checked_add(duration).unwrap_or(now + FAR)
+}
+
+/// A duration, less up to this many thousandths of it: as many as chance decides.
+pub(crate) fn shortened(duration: Duration, thousandths: u32) -> Duration {
+    if thousandths == 0 {
+        return duration;
+    }
+    let chance = RandomState::new().hash_one(duration) % 1000;
+    let less = u64::from(thousandths) * chance;
+    let less = duration / 1_000_000 * u32::try_from(less).unwrap_or(0);
+    duration.saturating_sub(less)
 }
 
 /// The future's output, or `None` if the deadline comes first. Outside a runtime there is nothing that would tell the

@@ -28,6 +28,8 @@ pub(crate) struct Waiting {
     pub(crate) wait_timeout: Duration,
     pub(crate) fill_timeout: Duration,
     pub(crate) max_waiters: usize,
+    /// How long after a failure the inner service is not asked again for what can be served stale.
+    pub(crate) retry_after: Duration,
 }
 
 impl Default for Waiting {
@@ -36,6 +38,7 @@ impl Default for Waiting {
             wait_timeout: Duration::from_secs(10),
             fill_timeout: Duration::from_secs(30),
             max_waiters: 10_000,
+            retry_after: Duration::from_secs(10),
         }
     }
 }

@@ -6,7 +6,16 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, response};
 use tokio::time::Instant;
 
-use crate::{tags::Stamp, vary::Vary};
+use crate::{attempts::Attempts, tags::Stamp, vary::Vary};
+
+/// For how long a response may be served after the end of its lifetime, both counted from there (RFC 5861).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Grace {
+    /// Served at once, while it is fetched anew.
+    pub(crate) while_revalidate: Duration,
+    /// Served when it cannot be fetched anew.
+    pub(crate) if_error: Duration,
+}
 
 /// All that is known of a response when its head is: what is told to those who read along, and what is stored.
 #[derive(Debug, Clone)]
@@ -19,6 +28,7 @@ pub(crate) struct Head {
     /// Whether requests with an unkeyed `Authorization` may have it (RFC 9111 §3.5).
     pub(crate) for_authorized: bool,
     pub(crate) ttl: Duration,
+    pub(crate) grace: Grace,
     /// How old it was when it came: the response's own `Age`.
     pub(crate) initial_age: u64,
     pub(crate) received: Instant,
@@ -42,6 +52,7 @@ impl Head {
             vary,
             for_authorized,
             ttl,
+            grace: Grace::default(),
             initial_age,
             received,
         }
@@ -53,6 +64,11 @@ impl Head {
         self.ttl
             .checked_sub(self.resident(now))
             .filter(|left| !left.is_zero())
+    }
+
+    /// For how long it has not been fresh any more. `None` if it is.
+    fn stale_for(&self, now: Instant) -> Option<Duration> {
+        self.resident(now).checked_sub(self.ttl)
     }
 
     /// How long ago it came. A clock that stands before that gives zero.
@@ -92,7 +108,19 @@ pub(crate) struct Entry {
     pub(crate) stamp: Stamp,
     /// Kept to be told: what counts is the stamp.
     pub(crate) tag_names: TagNames,
+    pub(crate) attempts: Attempts,
     weight: u32,
+}
+
+/// Where a stored response is in its life; where it is stale, for how long it has been so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Fresh(Duration),
+    /// It is served, and fetched anew behind that.
+    StaleWhileRevalidate(Duration),
+    /// It is served if it cannot be fetched anew.
+    StaleIfError(Duration),
+    Over,
 }
 
 /// The tags of a response by their names, in one piece of memory: each behind its length.
@@ -150,7 +178,20 @@ impl Entry {
             length_known,
             stamp,
             tag_names,
+            attempts: Attempts::default(),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Whether it may be served now, were it for this request and not purged.
+    pub(crate) fn life(&self, now: Instant) -> Life {
+        let grace = &self.head.grace;
+        match self.head.stale_for(now) {
+            None => Life::Fresh(self.head.fresh_for(now).unwrap_or_default()),
+            Some(_) if self.attempts.are_over() => Life::Over,
+            Some(by) if by < grace.while_revalidate => Life::StaleWhileRevalidate(by),
+            Some(by) if by < grace.if_error => Life::StaleIfError(by),
+            Some(_) => Life::Over,
         }
     }
 

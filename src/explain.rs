@@ -7,9 +7,10 @@ use crate::{
     entry::Entry,
     explanation::{Decision, Explanation, Stored},
     key::{self, Body, Head, text},
-    lookup::{Found, Lookup},
+    lookup::{Found, Lookup, Missing, Served},
     shared::Explain,
-    status::{Forward, Reason},
+    stale::Fallback,
+    status::Reason,
 };
 
 impl Explain for Layered<Head> {
@@ -75,25 +76,36 @@ impl<K> Layered<K> {
         into.refused = config.shared.refusals.get(&flight);
         let found = match slot {
             Some(slot) => lookup.look_at(slot, config, headers),
-            None => Found::Nothing(Forward::UriMiss, None),
+            None => Found::Nothing(Missing::default()),
         };
         into.decision = match found {
-            Found::Fresh(hit) => Decision::Hit(hit.ttl),
-            Found::Nothing(..) if parts.method == Method::HEAD => Decision::Bypass(Reason::Head),
-            Found::Nothing(forward, _) => self.long_way(forward, into),
+            Found::Hit(hit) => match hit.served {
+                Served::Fresh(ttl) => Decision::Hit(ttl),
+                Served::Stale(_, why) => Decision::Stale(why),
+            },
+            Found::Nothing(_) if parts.method == Method::HEAD => Decision::Bypass(Reason::Head),
+            Found::Nothing(missing) => self.long_way(lookup, &missing, into),
         };
     }
 
     /// What becomes of a request that is not in the store.
-    fn long_way(&self, forward: Forward, known: &Explanation) -> Decision {
-        if let Some(reason) = known.refused {
+    fn long_way(&self, lookup: &Lookup, missing: &Missing, known: &Explanation) -> Decision {
+        let stale = missing.stale.as_ref();
+        let falls_back = stale.is_some_and(|stale| {
+            Fallback::new(&self.config, stale, lookup, &Method::GET).is_some()
+        });
+        if let Some(reason) = known.refused.filter(|_| !falls_back) {
             return Decision::SideBySide(reason);
         }
+        let shared = &self.config.shared;
         match known.in_flight {
             Some(waiting) if waiting < self.config.waiting.max_waiters => Decision::Wait,
-            Some(_) => Decision::Bypass(Reason::TooManyWaiters),
-            None if self.config.shared.is_shutting_down() => Decision::Bypass(Reason::ShuttingDown),
-            None => Decision::Fetch(forward),
+            _ if falls_back && !shared.has_room() => Decision::Stale(Reason::StaleIfError),
+            Some(_) if falls_back => Decision::Stale(Reason::StaleIfError),
+            Some(_) if shared.has_room() => Decision::Bypass(Reason::TooManyWaiters),
+            Some(_) => Decision::Unavailable(Reason::TooManyWaiters),
+            None if shared.is_shutting_down() => Decision::Bypass(Reason::ShuttingDown),
+            None => Decision::Fetch(missing.forward),
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Explanation {
 pub enum Decision {
     /// It is answered from memory; what it gets will be fresh for this long.
     Hit(Duration),
+    /// It is answered from memory, with what is past its lifetime, for this reason.
+    Stale(Reason),
     /// It waits for the answer that another request is getting.
     Wait,
     /// It asks the inner service, and others may wait for the answer.
@@ -68,12 +70,15 @@ pub enum Decision {
     SideBySide(Reason),
     /// It passes by.
     Bypass(Reason),
+    /// It is answered 503: there is no place for it at the inner service.
+    Unavailable(Reason),
 }
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hit(ttl) => write!(f, "a hit, fresh for {ttl:.0?}"),
+            Self::Stale(reason) => write!(f, "a stale hit ({reason})"),
             Self::Wait => f.write_str("waits for an answer that is on its way"),
             Self::Fetch(forward) => write!(f, "asks the inner service ({})", forward.as_str()),
             Self::SideBySide(reason) => write!(
@@ -81,6 +86,7 @@ impl fmt::Display for Decision {
                 "asks the inner service, without waiting for others (the last answer: {reason})"
             ),
             Self::Bypass(reason) => write!(f, "passes by ({reason})"),
+            Self::Unavailable(reason) => write!(f, "answers 503 ({reason})"),
         }
     }
 }
@@ -132,9 +138,13 @@ pub enum Standing {
     OtherVariant,
     /// The request carries credentials, and the response does not say that it may be shared with such.
     NotForCredentials,
+    /// It is for this request, past its lifetime by this much, and served while it is fetched anew.
+    StaleWhileRevalidate(Duration),
+    /// It is for this request, past its lifetime by this much, and served if it cannot be fetched anew.
+    StaleIfError(Duration),
     /// It was purged; its memory will be given back.
     Purged,
-    /// Its lifetime is over.
+    /// Its lifetime is over, and the time for which it is served stale.
     Expired,
 }
 
@@ -144,6 +154,12 @@ impl fmt::Display for Standing {
             Self::Fresh(ttl) => write!(f, "fresh for {ttl:.0?}"),
             Self::OtherVariant => f.write_str("for another variant"),
             Self::NotForCredentials => f.write_str("not for requests with credentials"),
+            Self::StaleWhileRevalidate(by) => {
+                write!(f, "stale by {by:.0?}, served while it is fetched anew")
+            }
+            Self::StaleIfError(by) => {
+                write!(f, "stale by {by:.0?}, served if it cannot be fetched anew")
+            }
             Self::Purged => f.write_str("purged"),
             Self::Expired => f.write_str("expired"),
         }

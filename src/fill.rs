@@ -1,29 +1,30 @@
 //! The one call to the inner service: made, judged, recorded, published.
 
 use std::{
-    any::Any,
     future::{pending, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::resume_unwind,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
 };
 
-use http::{HeaderMap, Request, Response, request};
+use http::{HeaderMap, Request, Response, StatusCode, request};
 use http_body::{Body, Frame};
 use tokio::{sync::oneshot, time::Instant};
 use tower_service::Service;
 
 use crate::{
     body::{ResponseBody, to_bytes},
+    caught::{Panic, caught},
     clock::{before, deadline_in},
     config::Config,
     error::{BodyError, BoxError},
     flight::Leader,
     mutant::Mutant,
     policy::{Candidate, Verdict},
-    recorder::{Errand, Held, Record, Recorder},
+    recorder::{Audience, Errand, Held, Record, Recorder},
     recording::Recording,
+    renewal::Renewal,
     reply,
     shared::{InFlight, Running, count},
     status::{CacheStatus, Reason},
@@ -39,9 +40,6 @@ pub(crate) struct Fill<S, ReqB> {
     pub(crate) as_asked: Option<HeaderMap>,
     pub(crate) errand: Errand,
 }
-
-/// What a panic was made of.
-type Panic = Box<dyn Any + Send>;
 
 /// What a call of the inner service came to: when it was born, and its response.
 type Called<B, E> = Result<(InFlight, Response<B>), E>;
@@ -85,6 +83,20 @@ where
             Ok(Err(panic)) => resume_unwind(panic),
             Err(_) => panic!("the runtime shut down before the inner service answered"),
         }
+    }
+
+    /// Runs in a task of its own, with nobody to answer: a stored response is fetched anew.
+    pub(crate) fn in_background(self, running: Running) {
+        let (reply, _) = oneshot::channel();
+        let scope = CacheScope::recording();
+        let fill = scope::CURRENT.scope(scope.clone(), async move {
+            let sent = send(self.request, self.as_asked, &scope, &self.errand.config);
+            run(self.inner, sent, self.errand, scope, reply).await;
+            drop(running);
+        });
+        #[cfg(feature = "tracing")]
+        let fill = tracing::Instrument::in_current_span(fill);
+        tokio::spawn(fill);
     }
 
     /// Runs in the task of its requester, which records the body as it reads it.
@@ -265,11 +277,14 @@ impl Errand {
             Verdict::Failed(_) => {
                 self.held.fail();
                 let response = Response::from_parts(parts, body);
-                return Concluded::Passed(self.passed(response, Reason::Status));
+                return Concluded::Passed(self.failed(response));
             }
             Verdict::Keep(reason) => {
                 let refusals = &self.config.shared.refusals;
                 refusals.remember(&self.keys.flight, reason);
+                if self.held.renewal.is_some() && is_no_more(parts.status, reason) {
+                    self.end_what_is_stored();
+                }
                 self.held.refuse();
                 let response = Response::from_parts(parts, body);
                 return Concluded::Passed(self.passed(response, reason));
@@ -280,7 +295,7 @@ impl Errand {
         let mut status = CacheStatus::forwarded(self.forward, reason);
         status.stored = reason.is_none();
         self.config.report.label(&mut head, status);
-        count(&self.config.shared.counters.misses);
+        self.count_answer();
         let recording = Recording::new(hint);
         let recorder = Recorder::new(self, scope, in_flight, plan, recording, reason.is_none());
         Concluded::Recorded {
@@ -290,8 +305,34 @@ impl Errand {
         }
     }
 
+    /// The answer goes to a requester, if there is one.
+    fn count_answer(&self) {
+        if self.audience != Audience::Nobody {
+            count(&self.config.shared.counters.misses);
+        }
+    }
+
+    /// What is stored is no more, says the inner service.
+    fn end_what_is_stored(&mut self) {
+        if let Some(entry) = self.held.renewal.take().map(Renewal::end) {
+            let memory = &self.config.shared.memory;
+            memory.retain(&self.keys.key, |stored| {
+                !std::ptr::eq(stored, &raw const *entry)
+            });
+        }
+    }
+
+    /// A failure, which its requester may not get to see: that one counts it.
+    fn failed<B>(&self, response: Response<B>) -> Response<ResponseBody<B>> {
+        if self.audience == Audience::Requester {
+            self.count_answer();
+        }
+        let status = CacheStatus::forwarded(self.forward, Some(Reason::Status));
+        reply::passed(&self.config, response, status)
+    }
+
     fn passed<B>(&self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {
-        count(&self.config.shared.counters.misses);
+        self.count_answer();
         let status = CacheStatus::forwarded(self.forward, Some(reason));
         reply::passed(&self.config, response, status)
     }
@@ -311,6 +352,7 @@ impl Held {
             return Some((called, true));
         }
         self.permit = None;
+        self.renewal = None;
         self.leader.take().into_iter().for_each(Leader::give_up);
         Some((unless(requester_left, call).await?, false))
     }
@@ -392,16 +434,11 @@ async fn record<B>(
     }
 }
 
-/// The future's output, or what it panicked with. After a panic it is not polled again.
-async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
-    let mut future = pin!(future);
-    poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => Poll::Ready(Err(panic)),
-        },
-    )
-    .await
+/// Whether an answer that is not stored says that what is stored is to be served no more. Others say nothing of it: that it
+/// is elsewhere for a while, that this requester may not have it, or asks too often.
+fn is_no_more(status: StatusCode, reason: Reason) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+        || matches!(reason, Reason::NoStore | Reason::Private | Reason::NoCache)
 }
 
 /// The future's output, or `None` if this happens first.

@@ -266,9 +266,12 @@ impl CacheHandle {
         let counters = &shared.counters;
         Stats {
             hits: counters.hits.load(Ordering::Relaxed),
+            stale: counters.stale.load(Ordering::Relaxed),
             misses: counters.misses.load(Ordering::Relaxed),
             collapsed: counters.collapsed.load(Ordering::Relaxed),
             bypasses: counters.bypasses.load(Ordering::Relaxed),
+            unavailable: counters.unavailable.load(Ordering::Relaxed),
+            refreshes: counters.refreshes.load(Ordering::Relaxed),
             stored: counters.stored.load(Ordering::Relaxed),
             purges: counters.purges.load(Ordering::Relaxed),
             entries: shared.memory.entries(),
@@ -340,7 +343,7 @@ pub struct Shutdown {
 
 /// What a cache has done, and what it holds.
 ///
-/// Every response is counted once, among the hits, misses, collapsed or bypasses.
+/// Every response is counted once, among the hits, stale, misses, collapsed, bypasses or unavailable.
 ///
 /// # Examples
 ///
@@ -352,14 +355,20 @@ pub struct Shutdown {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Responses that came from the store.
+    /// Responses that came from the store, fresh.
     pub hits: u64,
+    /// Responses that came from the store, past their lifetime.
+    pub stale: u64,
     /// Responses that the inner service made, and that were looked at to be stored.
     pub misses: u64,
     /// Responses that were made for another request at the same time.
     pub collapsed: u64,
     /// Responses that passed by.
     pub bypasses: u64,
+    /// Responses 503 of the cache's own: there was no place at the inner service.
+    pub unavailable: u64,
+    /// How many fills began for those to come: of what was stale, or would soon have been.
+    pub refreshes: u64,
     /// How many responses were stored.
     pub stored: u64,
     /// How many purges there were.
@@ -430,8 +439,9 @@ impl CacheHandleBuilder {
         self
     }
 
-    /// How many fills may run at once. Beyond it, a request that misses waits for a place for at most its layer's
-    /// `wait_timeout`, and then calls the inner service without storing the answer. Defaults to 1,024.
+    /// How many fills may run at once. Beyond it, a request that misses gets what is stored and stale, if its layer lets it
+    /// ([`stale_if_error`](crate::CacheLayerBuilder::stale_if_error)); else it waits for a place for at most its layer's
+    /// `wait_timeout`, and then gets 503 with `Retry-After`. Defaults to 1,024.
     ///
     /// # Examples
     ///
@@ -442,6 +452,21 @@ impl CacheHandleBuilder {
     /// ```
     pub fn max_concurrent_fills(mut self, fills: NonZeroUsize) -> Self {
         self.limits.max_concurrent_fills = fills.get();
+        self
+    }
+
+    /// How many responses may be fetched anew at once in the background, besides the fills. Beyond it, what is stored is
+    /// served as it is, and the next request for it tries again. Defaults to 64.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::num::NonZeroUsize;
+    /// let handle = tower_response_cache::CacheHandle::builder().max_concurrent_refreshes(NonZeroUsize::MIN).build();
+    /// # let _ = handle;
+    /// ```
+    pub fn max_concurrent_refreshes(mut self, refreshes: NonZeroUsize) -> Self {
+        self.limits.max_concurrent_refreshes = refreshes.get();
         self
     }
 

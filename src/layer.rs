@@ -424,6 +424,95 @@ impl<B> CacheLayerBuilder<B> {
         Ok(self)
     }
 
+    /// For how long after its lifetime a response is still served at once, while it is fetched anew in the background (RFC
+    /// 5861 §3). Defaults to zero.
+    ///
+    /// One request begins that, and nobody waits; if it fails, it is not tried again before
+    /// [`retry_after`](Self::retry_after), nor is the old response fresh. Not where the response says `must-revalidate` or
+    /// `proxy-revalidate`, and never after a hard purge. With [`FillMode::Inline`], and outside a tokio runtime, the request
+    /// that fetches it anew waits for it. A HEAD is served, and fetches nothing anew.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_response_cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::builder()
+    ///     .ttl(Duration::from_secs(60))
+    ///     .stale_while_revalidate(Duration::from_secs(30))
+    ///     .stale_if_error(Duration::from_secs(3600))
+    ///     .build();
+    /// # let _ = cache;
+    /// ```
+    pub fn stale_while_revalidate(mut self, grace: Duration) -> Self {
+        self.policy.grace.while_revalidate = grace;
+        self
+    }
+
+    /// For how long after its lifetime a response is served if the inner service fails: with a 5xx, an `Err`, a panic, a gRPC
+    /// status that speaks of the service, or nothing within [`wait_timeout`](Self::wait_timeout) (RFC 5861 §4). Also if as
+    /// many calls run as may. Defaults to zero.
+    ///
+    /// It counts from the same moment as [`stale_while_revalidate`](Self::stale_while_revalidate), so it is of use if it
+    /// is longer. The limits are the same: not after a hard purge, not where the response forbids it. Of a gRPC call, a failure
+    /// that stands only in the trailers comes too late for its requester.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::builder().stale_if_error(Duration::from_secs(3600)).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn stale_if_error(mut self, grace: Duration) -> Self {
+        self.policy.grace.if_error = grace;
+        self
+    }
+
+    /// After a response could not be fetched anew, for how long at least nobody tries again; longer, up to ten times as
+    /// long, when it fails again and again. It is also the `Retry-After` of the cache's own 503. Defaults to 10 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::builder().retry_after(Duration::from_secs(2)).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.waiting.retry_after = pause;
+        self
+    }
+
+    /// After this share of its lifetime, the next request for a response begins to fetch it anew in the background, so that
+    /// what is in use does not expire. Defaults to none: then nothing is fetched before it has expired.
+    ///
+    /// # Errors
+    ///
+    /// If the share is not above 0 and below 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let cache = tower_response_cache::CacheLayer::builder().eager_refresh(0.9)?.build();
+    /// # let _ = cache;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn eager_refresh(mut self, share: f64) -> Result<Self, BuildError> {
+        let thousandths = thousandths(share)?;
+        if !(1..1000).contains(&thousandths) {
+            return Err(BuildError::new(
+                "nothing is to be fetched anew as soon as it is stored, or when it has expired",
+                "give a share above 0 and below 1, such as 0.9",
+            ));
+        }
+        self.policy.eager = Some(thousandths);
+        Ok(self)
+    }
+
     /// Stores responses of this status too, for this long: that is how "not found" is cached. Defaults to 200 only.
     ///
     /// # Errors
@@ -551,8 +640,9 @@ impl<B> CacheLayerBuilder<B> {
         self
     }
 
-    /// For how long a request waits for another's answer or for a place among the fills, before it calls the inner
-    /// service itself and stores nothing. Defaults to 10 seconds.
+    /// For how long a request waits for another's answer or for a place among the fills. Then it gets what is stored and stale,
+    /// if it may; else it calls the inner service itself, if there is a place, and stores nothing; else it gets 503 with
+    /// `Retry-After`. Defaults to 10 seconds.
     ///
     /// # Examples
     ///
@@ -581,8 +671,8 @@ impl<B> CacheLayerBuilder<B> {
         self
     }
 
-    /// How many requests may wait for one answer. Any more call the inner service, and store nothing. Defaults to
-    /// 10,000.
+    /// How many requests may wait for one answer. Any more get what is stored and stale, if they may, or call the inner
+    /// service, if there is a place, and store nothing; else they get 503. Defaults to 10,000.
     ///
     /// # Examples
     ///

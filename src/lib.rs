@@ -60,9 +60,11 @@
 //! None is on by default.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod attempts;
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
+mod caught;
 mod clock;
 mod config;
 mod entry;
@@ -82,10 +84,12 @@ mod mutant;
 mod policy;
 mod recorder;
 mod recording;
+mod renewal;
 mod reply;
 mod respond;
 mod service;
 mod shared;
+mod stale;
 mod status;
 mod store;
 mod sweep;

@@ -2,15 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, request};
+use http::{HeaderMap, Method, request};
 use tokio::time::Instant;
 
 use crate::{
     config::{Config, KeyMaker, Layered},
-    entry::Entry,
+    entry::{Entry, Life},
     explanation::Standing,
     key::{self, Body, Identity, KeyBytes},
     policy,
+    renewal::Renewal,
     shared::Told,
     status::{Forward, Reason},
     store::Slot,
@@ -32,16 +33,74 @@ pub(crate) struct Lookup {
 /// What was found.
 #[derive(Debug)]
 pub(crate) enum Found {
-    Fresh(Hit),
-    Nothing(Forward, Option<Slot>),
+    Hit(Hit),
+    Nothing(Missing),
 }
 
 /// A stored response that may be served.
 #[derive(Debug)]
 pub(crate) struct Hit {
     pub(crate) entry: Arc<Entry>,
-    pub(crate) ttl: Duration,
+    pub(crate) served: Served,
     pub(crate) now: Instant,
+    /// Whether it is to be fetched anew behind that.
+    pub(crate) wants_renewal: bool,
+}
+
+impl Hit {
+    /// Whether it is served because it is too early to try to fetch it anew.
+    pub(crate) fn is_put_off(&self) -> bool {
+        matches!(self.served, Served::Stale(_, Reason::StaleIfError))
+    }
+
+    /// Claims the attempt to fetch it anew, if this request is the one to make it.
+    pub(crate) fn claim(&self, config: &Config, method: &Method) -> Option<Renewal> {
+        let waiting = &config.waiting;
+        let may = self.wants_renewal && *method != Method::HEAD;
+        let claim = || Renewal::claim(&self.entry, waiting.retry_after, waiting.fill_timeout);
+        may.then(claim).flatten()
+    }
+}
+
+/// As what a stored response is served.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Served {
+    /// Fresh for this long.
+    Fresh(Duration),
+    /// Stale by this much, and why.
+    Stale(Duration, Reason),
+}
+
+/// What is there where nothing may be served at once.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    pub(crate) forward: Forward,
+    /// What is stored under the key.
+    pub(crate) stored: Option<Slot>,
+    /// What is stored for this very request, past its lifetime: to be renewed, and perhaps to be served if that fails.
+    pub(crate) stale: Option<Arc<Entry>>,
+}
+
+impl Default for Missing {
+    /// Nothing is stored under the key.
+    fn default() -> Self {
+        Self {
+            forward: Forward::UriMiss,
+            stored: None,
+            stale: None,
+        }
+    }
+}
+
+impl Missing {
+    /// Nothing is, but this is to be fetched anew.
+    pub(crate) fn renewed(hit: &Hit) -> Self {
+        Self {
+            forward: Forward::Stale,
+            stored: None,
+            stale: Some(hit.entry.clone()),
+        }
+    }
 }
 
 impl Lookup {
@@ -117,30 +176,59 @@ impl Lookup {
         Ok(())
     }
 
-    /// Looks for a response that is for this request, fresh, and not purged.
+    /// Looks for a response that is for this request, may be served, and was not purged.
     pub(crate) fn look(&self, config: &Config, headers: &HeaderMap) -> Found {
         match config.shared.memory.get(&self.key) {
             Some(slot) => self.look_at(slot, config, headers),
-            None => Found::Nothing(Forward::UriMiss, None),
+            None => Found::Nothing(Missing::default()),
         }
     }
 
-    /// As [`look`](Self::look), at what is stored under the key.
+    /// As [`look`](Self::look), at what is stored under the key. Of the responses that are for this request, the newest
+    /// decides: what is purged or expired does not uncover an older one.
     pub(crate) fn look_at(&self, slot: Slot, config: &Config, headers: &HeaderMap) -> Found {
         let now = Instant::now();
         let mut forward = Forward::VaryMiss;
+        let mut stale = None;
         for entry in slot.entries() {
-            match self.standing(entry, config, headers, now) {
+            let (served, wants_renewal) = match self.standing(entry, config, headers, now) {
                 Standing::Fresh(ttl) => {
-                    let entry = entry.clone();
-                    return Found::Fresh(Hit { entry, ttl, now });
+                    let wants_renewal = config.policy.wants_renewal(entry, ttl);
+                    (Served::Fresh(ttl), wants_renewal)
                 }
-                Standing::OtherVariant => {}
-                Standing::NotForCredentials => forward = Forward::Request,
-                Standing::Purged | Standing::Expired => forward = Forward::Stale,
-            }
+                Standing::StaleWhileRevalidate(by) => {
+                    (Served::Stale(by, Reason::StaleWhileRevalidate), true)
+                }
+                Standing::StaleIfError(by) if entry.attempts.are_put_off(now) => {
+                    (Served::Stale(by, Reason::StaleIfError), false)
+                }
+                Standing::StaleIfError(_) | Standing::Expired => {
+                    forward = Forward::Stale;
+                    stale = Some(entry.clone());
+                    break;
+                }
+                Standing::Purged => {
+                    forward = Forward::Stale;
+                    break;
+                }
+                Standing::OtherVariant => continue,
+                Standing::NotForCredentials => {
+                    forward = Forward::Request;
+                    continue;
+                }
+            };
+            return Found::Hit(Hit {
+                entry: entry.clone(),
+                served,
+                now,
+                wants_renewal,
+            });
         }
-        Found::Nothing(forward, Some(slot))
+        Found::Nothing(Missing {
+            forward,
+            stored: Some(slot),
+            stale,
+        })
     }
 
     /// Whether a stored response may be served to this request.
@@ -159,8 +247,12 @@ impl Lookup {
         } else if !config.shared.purges.is_valid(&entry.stamp, self.arrival) {
             Standing::Purged
         } else {
-            head.fresh_for(now)
-                .map_or(Standing::Expired, Standing::Fresh)
+            match entry.life(now) {
+                Life::Fresh(ttl) => Standing::Fresh(ttl),
+                Life::StaleWhileRevalidate(by) => Standing::StaleWhileRevalidate(by),
+                Life::StaleIfError(by) => Standing::StaleIfError(by),
+                Life::Over => Standing::Expired,
+            }
         }
     }
 

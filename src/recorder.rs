@@ -15,6 +15,7 @@ use crate::{
     key::{Identity, KeyBytes},
     policy::Plan,
     recording::Recording,
+    renewal::Renewal,
     shared::{Answer, InFlight, Told, count},
     status::{Forward, Reason},
     tags::{CacheScope, Stamp},
@@ -38,12 +39,35 @@ pub(crate) struct Errand {
     pub(crate) keys: Keys,
     pub(crate) identity: Identity,
     pub(crate) forward: Forward,
+    pub(crate) audience: Audience,
     pub(crate) held: Held,
+}
+
+/// For whom a fill is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    Requester,
+    /// A requester that will rather have what is stored than a failure.
+    FallsBack,
+    /// For those to come.
+    Nobody,
+}
+
+impl Audience {
+    pub(crate) fn of(falls_back: bool) -> Self {
+        if falls_back {
+            Self::FallsBack
+        } else {
+            Self::Requester
+        }
+    }
 }
 
 /// What a fill holds while it runs.
 #[derive(Debug)]
 pub(crate) struct Held {
+    /// What is to be renewed, if there is something. Settled before those who wait are told: they look at it.
+    pub(crate) renewal: Option<Renewal>,
     /// The flight that waits for the answer, if one does.
     pub(crate) leader: Option<Leader<Answer>>,
     pub(crate) permit: Option<OwnedSemaphorePermit>,
@@ -57,10 +81,12 @@ impl Held {
     }
 
     pub(crate) fn fail(&mut self) {
+        self.renewal = None;
         self.leader.take().into_iter().for_each(Leader::fail);
     }
 
     pub(crate) fn refuse(&mut self) {
+        self.renewal = None;
         self.leader
             .take()
             .into_iter()
@@ -182,6 +208,7 @@ impl Recorder {
     pub(crate) fn overdue(&mut self) {
         self.store = false;
         self.held.permit = None;
+        self.held.renewal = None;
         // The next ones need not wait for as long.
         let refusals = &self.config.shared.refusals;
         refusals.remember(&self.keys.flight, Reason::FillTimeout);
@@ -218,8 +245,15 @@ impl Recorder {
         let late = self.scope.was_late();
         if self.store && !cut_short && !call_failed && !late {
             // Stored before the end is told and the flight is over: who asks then finds the one or the other.
-            self.put(trailers.clone());
+            if self.put(trailers.clone()) {
+                self.held
+                    .renewal
+                    .take()
+                    .into_iter()
+                    .for_each(Renewal::succeed);
+            }
         }
+        self.held.renewal = None;
         self.told.recording.finish(trailers);
         if cut_short || call_failed {
             self.held.fail();
@@ -237,11 +271,12 @@ impl Recorder {
         announced.all(|&length| length == bytes)
     }
 
-    fn put(&self, trailers: Option<HeaderMap>) {
+    /// Whether it is stored.
+    fn put(&self, trailers: Option<HeaderMap>) -> bool {
         let shared = &self.config.shared;
         let born = self.told.in_flight.born();
         if !shared.purges.is_current(born, &self.told.tags) {
-            return;
+            return false;
         }
         let recording = &self.told.recording;
         let entry = Entry::new(
@@ -253,11 +288,13 @@ impl Recorder {
             self.tag_names.clone(),
             self.keys.key.len(),
         );
-        if shared.memory.fits(&entry) {
+        let fits = shared.memory.fits(&entry);
+        if fits {
             shared.memory.put(&self.keys.key, entry);
             shared.refusals.forget(&self.keys.flight);
             count(&shared.counters.stored);
         }
+        fits
     }
 
     fn refuse(&mut self, reason: Reason) {

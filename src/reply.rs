@@ -1,24 +1,26 @@
 //! A stored response, or one that is coming in, shaped for a request.
 
-use http::{Extensions, HeaderMap, HeaderValue, Method, Response, header, request};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
 use crate::{
     body::ResponseBody,
     config::Config,
     entry::Head,
-    lookup::Hit,
+    lookup::{Hit, Served},
     shared::{Told, count},
-    status::{CacheStatus, Forward},
+    status::{CacheStatus, Forward, Reason},
 };
 
-/// A hit. The request is over, so its extensions, emptied, serve for the response: their memory is there already.
+/// A stored response. These extensions, emptied, are the response's: those of a request that is over have their memory
+/// already.
 pub(crate) fn hit<B>(
     config: &Config,
     hit: &Hit,
-    request: request::Parts,
+    method: &Method,
+    extensions: Extensions,
 ) -> Response<ResponseBody<B>> {
     let entry = &*hit.entry;
-    let head_only = request.method == Method::HEAD;
+    let head_only = *method == Method::HEAD;
     let body = if head_only {
         ResponseBody::empty()
     } else {
@@ -32,11 +34,14 @@ pub(crate) fn hit<B>(
             .headers_mut()
             .insert(header::CONTENT_LENGTH, length);
     }
-    *response.extensions_mut() = emptied(request.extensions);
-    config
-        .report
-        .label(&mut response, CacheStatus::hit(hit.ttl));
-    count(&config.shared.counters.hits);
+    *response.extensions_mut() = emptied(extensions);
+    let counters = &config.shared.counters;
+    let (status, counter) = match hit.served {
+        Served::Fresh(ttl) => (CacheStatus::hit(ttl), &counters.hits),
+        Served::Stale(by, why) => (CacheStatus::stale(by, why), &counters.stale),
+    };
+    config.report.label(&mut response, status);
+    count(counter);
     response
 }
 
@@ -67,6 +72,21 @@ pub(crate) fn passed<B>(
     let mut response = response.map(ResponseBody::passed);
     config.policy.strip(response.headers_mut());
     config.report.label(&mut response, status);
+    response
+}
+
+/// There is no place at the inner service: the client is to come back (RFC 9110 §15.6.4).
+pub(crate) fn unavailable<B>(config: &Config, reason: Reason) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let seconds = config.waiting.retry_after.as_secs().max(1);
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    config
+        .report
+        .label(&mut response, CacheStatus::unavailable(reason));
+    count(&config.shared.counters.unavailable);
     response
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response, request};
+use http::{Method, Request, Response, request};
 use http_body::Body;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tower::ServiceExt;
@@ -16,26 +16,27 @@ use crate::{
     fill::Fill,
     flight::{Boarding, Landing, Leader},
     key::KeyBytes,
-    lookup::{Found, Hit, Lookup},
+    lookup::{Found, Hit, Lookup, Missing},
     policy,
-    recorder::{Errand, Held, Keys},
+    recorder::{Audience, Errand, Held, Keys},
+    renewal::Renewal,
     reply,
-    shared::{Answer, count},
-    status::{CacheStatus, Forward, Reason},
-    store::Slot,
+    shared::{Answer, Shared, count},
+    stale::{Fallback, Outcome, or_stale},
+    status::{CacheStatus, Reason},
     tags::scope,
 };
 
-/// A request that was looked for and not found.
+/// A request that was looked for and not found, or found stale.
 #[derive(Debug)]
 pub(crate) struct Missed<S, ReqB> {
     pub(crate) config: Arc<Config>,
     pub(crate) inner: S,
     pub(crate) request: (request::Parts, ReqB),
     pub(crate) lookup: Lookup,
-    pub(crate) forward: Forward,
-    /// What is stored under the key, though not for this request.
-    pub(crate) stored: Option<Slot>,
+    pub(crate) missing: Missing,
+    /// The attempt to renew what is stored that this request has claimed.
+    pub(crate) renewal: Option<Renewal>,
 }
 
 /// A request waits again once, if what it waited for turned out not to be for it; then it goes alone.
@@ -56,10 +57,18 @@ where
     /// Dropped while it waits, it leaves the flight; while it leads, see [`Fill`]; before its fill has begun, one of
     /// those who wait takes the lead.
     pub(crate) async fn respond(self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let headers = &self.request.0.headers;
-        let mut flight = self.lookup.flight_of(headers, self.stored.as_ref());
-        if let Some(reason) = self.config.shared.refusals.get(&flight) {
-            return self.side_by_side(flight, reason).await;
+        let deadline = deadline_in(self.config.waiting.wait_timeout);
+        let parts = &self.request.0;
+        // A HEAD is forwarded as it is, and fills nothing: its answer has no body to store.
+        if parts.method == Method::HEAD {
+            return self.pass(Reason::Head, deadline).await;
+        }
+        let fallback = self.fallback();
+        let mut flight = self.flight();
+        if let Some(reason) = self.config.shared.refusals.get(&flight)
+            && fallback.is_none()
+        {
+            return self.side_by_side(flight, reason, deadline).await;
         }
         // Code inside a fill may lead, and never waits: so no two can wait for each other.
         let inside_a_fill = scope::inside_a_fill();
@@ -68,7 +77,6 @@ where
         } else {
             self.config.waiting.max_waiters
         };
-        let deadline = deadline_in(self.config.waiting.wait_timeout);
         for _ in 0..ROUNDS {
             let boarding = self
                 .config
@@ -78,8 +86,10 @@ where
             let mut follower = match boarding {
                 Boarding::Found(hit) => return Ok(self.hit(&hit)),
                 Boarding::Lead(leader) => return self.lead(flight, leader, deadline).await,
-                Boarding::Full if inside_a_fill => return self.pass(Reason::Reentrant).await,
-                Boarding::Full => return self.pass(Reason::TooManyWaiters).await,
+                Boarding::Full if inside_a_fill => {
+                    return self.pass(Reason::Reentrant, deadline).await;
+                }
+                Boarding::Full => return self.squeeze(Reason::TooManyWaiters, deadline).await,
                 Boarding::Follow(follower) => follower,
             };
             let landing = follower.wait(deadline).await;
@@ -87,12 +97,16 @@ where
                 if !self.lookup.is_answered_by(told, &self.request.0.headers) {
                     let headers = &self.request.0.headers;
                     flight = self.lookup.flight_key(headers, Some(&told.head.vary));
-                } else if self.lookup.may_share(told, &self.config) {
-                    return Ok(reply::collapsed(&self.config, told, self.forward));
-                } else {
-                    // It may go on for long: those who come after the purge begin anew.
-                    follower.leave_behind();
+                    continue;
                 }
+                let stale = told.failed().then(|| fallback.as_ref()?.serve()).flatten();
+                if stale.is_some() || self.lookup.may_share(told, &self.config) {
+                    return Ok(stale.unwrap_or_else(|| {
+                        reply::collapsed(&self.config, told, self.missing.forward)
+                    }));
+                }
+                // It may go on for long: those who come after the purge begin anew.
+                follower.leave_behind();
                 continue;
             }
             if matches!(landing, Landing::TimedOut) && self.config.fill_mode == FillMode::Inline {
@@ -101,18 +115,86 @@ where
             }
             // It waits no more, and must not be counted on.
             drop(follower);
-            return match landing {
-                Landing::Lead(leader) => self.lead(flight, leader, deadline).await,
-                Landing::Answer(_) => self.side_by_side(flight, Reason::NotShared).await,
-                Landing::Over => {
-                    // The calls before this one failed: not everybody at once.
-                    let permit = self.config.shared.permit(deadline).await;
-                    self.alone(flight, permit).await
-                }
-                Landing::TimedOut => self.pass(Reason::WaitTimeout).await,
-            };
+            return self.landed(landing, flight, fallback, deadline).await;
         }
-        self.pass(Reason::NotShared).await
+        self.squeeze(Reason::NotShared, deadline).await
+    }
+
+    /// It waited, and there is no answer for it.
+    async fn landed(
+        self,
+        landing: Landing<Answer>,
+        flight: KeyBytes,
+        fallback: Option<Fallback>,
+        deadline: Instant,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let stale = match (&landing, &fallback) {
+            (Landing::TimedOut, Some(fallback)) => fallback.serve_late(),
+            (Landing::Lead(_), Some(fallback)) if !fallback.is_put_off() => None,
+            (_, Some(fallback)) => fallback.serve(),
+            (_, None) => None,
+        };
+        match (landing, stale) {
+            (Landing::Lead(leader), Some(stale)) => {
+                leader.give_up();
+                Ok(stale)
+            }
+            (_, Some(stale)) => Ok(stale),
+            (Landing::Lead(leader), None) => self.lead(flight, leader, deadline).await,
+            (Landing::Answer(_), None) => {
+                self.side_by_side(flight, Reason::NotShared, deadline).await
+            }
+            (Landing::Over, None) => {
+                // The calls before this one failed: not everybody at once.
+                match self.config.shared.permit(deadline).await {
+                    Some(permit) => self.alone(flight, Some(permit), deadline).await,
+                    None => Ok(self.unavailable(Reason::TooManyFills)),
+                }
+            }
+            (Landing::TimedOut, None) => self.squeeze(Reason::WaitTimeout, deadline).await,
+        }
+    }
+
+    /// Fetches what is stored anew in the background, unless somebody does already, or as many are at it as may be.
+    ///
+    /// In a runtime only: see [`may_detach`].
+    pub(crate) fn refresh(self, renewal: Renewal) {
+        let shared = self.config.shared.clone();
+        let headers = &self.request.0.headers;
+        let vary = &renewal.entry().head.vary;
+        let flight = self.lookup.flight_key(headers, Some(vary));
+        let places = (shared.start_running(), shared.try_refresh_permit());
+        let (Some(running), Some(permit)) = places else {
+            return renewal.give_back();
+        };
+        match shared.flights.board(&flight, 0, || self.look_again()) {
+            Boarding::Lead(leader) => {
+                let held = Held {
+                    renewal: Some(renewal),
+                    leader: Some(leader),
+                    permit: Some(permit),
+                };
+                count(&shared.counters.refreshes);
+                let fill = self.into_fill(flight, held, Audience::Nobody);
+                fill.in_background(running);
+            }
+            Boarding::Found(_) | Boarding::Follow(_) | Boarding::Full => renewal.give_back(),
+        }
+    }
+
+    /// The key by which this request waits, or is waited for.
+    fn flight(&self) -> KeyBytes {
+        let headers = &self.request.0.headers;
+        match &self.missing.stale {
+            Some(stale) => self.lookup.flight_key(headers, Some(&stale.head.vary)),
+            None => self.lookup.flight_of(headers, self.missing.stored.as_ref()),
+        }
+    }
+
+    /// What is stored for this request, if it may be served in need.
+    fn fallback(&self) -> Option<Fallback> {
+        let stale = self.missing.stale.as_ref()?;
+        Fallback::new(&self.config, stale, &self.lookup, &self.request.0.method)
     }
 
     /// What was stored between the miss and the start of a flight.
@@ -122,52 +204,69 @@ where
             arrival: self.config.shared.purges.arrive(),
             ..self.lookup
         };
-        match lookup.look(&self.config, &self.request.0.headers) {
-            Found::Fresh(hit) => Some(hit),
-            Found::Nothing(..) => None,
-        }
+        let Found::Hit(hit) = lookup.look(&self.config, &self.request.0.headers) else {
+            return None;
+        };
+        // What is to be fetched anew is no news.
+        let known = self.missing.stale.as_ref();
+        let is_news = known.is_none_or(|known| !Arc::ptr_eq(known, &hit.entry));
+        (is_news || hit.is_put_off()).then_some(hit)
     }
 
     fn hit(self, hit: &Hit) -> Response<ResponseBody<ResB>> {
-        reply::hit(&self.config, hit, self.request.0)
+        let parts = self.request.0;
+        reply::hit(&self.config, hit, &parts.method, parts.extensions)
     }
 
     /// Brings the answer for all who wait. The inner service is asked for the whole: what concerns this requester
     /// alone is not handed on.
     async fn lead(
-        self,
+        mut self,
         flight: KeyBytes,
         leader: Leader<Answer>,
         deadline: Instant,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let shared = self.config.shared.clone();
+        let fallback = self.fallback();
         let inside_a_fill = scope::inside_a_fill();
-        // Inside a fill, whose own place may be the last one, nobody waits for a place.
-        let permit = if inside_a_fill {
+        // Inside a fill, whose own place may be the last one, nobody waits for a place; nor who has something to serve.
+        let permit = if inside_a_fill || fallback.is_some() {
             shared.try_permit()
         } else {
             shared.permit(deadline).await
         };
         let Some(permit) = permit else {
             leader.give_up();
-            return self.pass(Reason::TooManyFills).await;
+            return match fallback.and_then(|fallback| fallback.serve()) {
+                Some(stale) => Ok(stale),
+                None if inside_a_fill => self.pass(Reason::TooManyFills, deadline).await,
+                None => Ok(self.unavailable(Reason::TooManyFills)),
+            };
         };
-        let detached = self.config.fill_mode == FillMode::Detached
-            && tokio::runtime::Handle::try_current().is_ok();
         let Some(running) = shared.start_running() else {
             leader.give_up();
-            return self.pass(Reason::ShuttingDown).await;
+            return self.pass(Reason::ShuttingDown, deadline).await;
         };
         let held = Held {
+            renewal: self.take_renewal(),
             leader: Some(leader),
             permit: Some(permit),
         };
-        let fill = self.into_fill(flight, held);
+        let audience = Audience::of(fallback.is_some());
+        let detached = may_detach(&self.config);
+        let fill = self.into_fill(flight, held, audience);
+        // Boxed: the way of a request is long enough as it is, and its parts are all in one future.
         if detached {
-            fill.detached(running).await
+            answered(
+                fallback,
+                deadline,
+                &shared,
+                Box::pin(fill.detached(running)),
+            )
+            .await
         } else {
             drop(running);
-            fill.inline().await
+            answered(fallback, deadline, &shared, Box::pin(fill.inline())).await
         }
     }
 
@@ -177,27 +276,40 @@ where
         self,
         flight: KeyBytes,
         reason: Reason,
+        deadline: Instant,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         if policy::asks_for_less(&self.request.0.headers) {
-            return self.pass(reason).await;
+            return self.pass(reason, deadline).await;
         }
-        self.alone(flight, None).await
+        self.alone(flight, None, deadline).await
     }
 
     /// Makes its own call, for which nobody waits, and stores the answer if it can be stored.
     async fn alone(
-        self,
+        mut self,
         flight: KeyBytes,
         permit: Option<OwnedSemaphorePermit>,
+        deadline: Instant,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let shared = self.config.shared.clone();
+        let fallback = self.fallback();
         let held = Held {
+            renewal: self.take_renewal(),
             leader: None,
             permit,
         };
-        self.into_fill(flight, held).inline().await
+        let fill = self.into_fill(flight, held, Audience::of(fallback.is_some()));
+        answered(fallback, deadline, &shared, Box::pin(fill.inline())).await
     }
 
-    fn into_fill(mut self, flight: KeyBytes, held: Held) -> Fill<S, ReqB> {
+    fn take_renewal(&mut self) -> Option<Renewal> {
+        let pause = self.config.waiting.retry_after;
+        let stale = self.missing.stale.as_ref();
+        let own = || stale.map(|stale| Renewal::of(stale.clone(), pause));
+        self.renewal.take().or_else(own)
+    }
+
+    fn into_fill(mut self, flight: KeyBytes, held: Held, audience: Audience) -> Fill<S, ReqB> {
         let is_sealed = self.config.selection.is_sealed();
         let as_asked = is_sealed.then(|| self.request.0.headers.clone());
         self.ask_for_the_whole();
@@ -211,7 +323,8 @@ where
             config: self.config,
             keys,
             identity: self.lookup.identity,
-            forward: self.forward,
+            forward: self.missing.forward,
+            audience,
             held,
         };
         Fill {
@@ -230,16 +343,73 @@ where
         policy::ask_for_the_whole(&mut parts.headers);
     }
 
-    /// Makes its own call, and stores nothing. The inner service sees no more of the request than it does of others.
-    async fn pass(self, reason: Reason) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let (mut parts, body) = self.request;
-        self.config.selection.show(&mut parts);
-        let response = self.inner.oneshot(Request::from_parts(parts, body)).await?;
-        count(&self.config.shared.counters.bypasses);
-        Ok(reply::passed(
-            &self.config,
-            response,
-            CacheStatus::bypass(reason),
-        ))
+    /// Makes its own call if there is a place, and stores nothing: others may be as many as they like, and all of them have
+    /// waited as long.
+    async fn squeeze(
+        self,
+        reason: Reason,
+        deadline: Instant,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        if let Some(stale) = self.fallback().and_then(|fallback| fallback.serve()) {
+            return Ok(stale);
+        }
+        match self.config.shared.try_permit() {
+            Some(_permit) => self.pass(reason, deadline).await,
+            None => Ok(self.unavailable(reason)),
+        }
     }
+
+    fn unavailable(&self, reason: Reason) -> Response<ResponseBody<ResB>> {
+        reply::unavailable(&self.config, reason)
+    }
+
+    /// Makes its own call, and stores nothing. The inner service sees no more of the request than it does of others.
+    async fn pass(
+        self,
+        reason: Reason,
+        deadline: Instant,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let fallback = self.fallback();
+        let config = self.config;
+        let (mut parts, body) = self.request;
+        config.selection.show(&mut parts);
+        let call = self.inner.oneshot(Request::from_parts(parts, body));
+        match or_stale(fallback, deadline, call).await {
+            Outcome::Stale(stale) => Ok(stale),
+            Outcome::Answered(response) => {
+                let response = response?;
+                count(&config.shared.counters.bypasses);
+                let status = CacheStatus::bypass(reason);
+                Ok(reply::passed(&config, response, status))
+            }
+        }
+    }
+}
+
+/// Awaits a fill, and falls back on what is stored.
+async fn answered<ResB, E>(
+    fallback: Option<Fallback>,
+    deadline: Instant,
+    shared: &Shared,
+    fill: impl Future<Output = Result<Response<ResponseBody<ResB>>, E>>,
+) -> Result<Response<ResponseBody<ResB>>, E> {
+    let falls_back = fallback.is_some();
+    match or_stale(fallback, deadline, fill).await {
+        Outcome::Stale(stale) => Ok(stale),
+        Outcome::Answered(answered) => {
+            // The fill has left it to whoever decides which of the two it will be.
+            if let Ok(response) = &answered
+                && falls_back
+                && policy::is_failure(response.status(), response.headers())
+            {
+                count(&shared.counters.misses);
+            }
+            answered
+        }
+    }
+}
+
+/// Whether a fill may run in a task of its own.
+pub(crate) fn may_detach(config: &Config) -> bool {
+    config.fill_mode == FillMode::Detached && tokio::runtime::Handle::try_current().is_ok()
 }

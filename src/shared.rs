@@ -37,6 +37,7 @@ pub(crate) struct Shared {
     /// The application's name for its cache, and the version of what it stores.
     pub(crate) namespace: [Box<str>; 2],
     fills: Arc<Semaphore>,
+    refreshes: Arc<Semaphore>,
     running: AtomicUsize,
     idle: Notify,
     shutting_down: AtomicBool,
@@ -61,6 +62,13 @@ pub(crate) struct Told {
     pub(crate) tags: Box<[u64]>,
     /// Held by all who may still be given the response: no mark that concerns it is dropped meanwhile.
     pub(crate) in_flight: InFlight,
+}
+
+impl Told {
+    /// Whether it is a failure, shared because a second opinion was no better.
+    pub(crate) fn failed(&self) -> bool {
+        self.head.status.is_server_error()
+    }
 }
 
 /// A response between the call of its handler and the last who may be given it without its being stored.
@@ -120,6 +128,7 @@ pub(crate) struct Limits {
     pub(crate) max_bytes: u64,
     pub(crate) max_marks: usize,
     pub(crate) max_concurrent_fills: usize,
+    pub(crate) max_concurrent_refreshes: usize,
     pub(crate) max_refusals: usize,
 }
 
@@ -129,6 +138,7 @@ impl Default for Limits {
             max_bytes: 128 << 20,
             max_marks: 100_000,
             max_concurrent_fills: 1024,
+            max_concurrent_refreshes: 64,
             max_refusals: 10_000,
         }
     }
@@ -143,9 +153,8 @@ impl Shared {
             refusals: Refusals::new(limits.max_refusals),
             counters: Counters::default(),
             namespace: namespace.map(Into::into),
-            fills: Arc::new(Semaphore::new(
-                limits.max_concurrent_fills.min(Semaphore::MAX_PERMITS),
-            )),
+            fills: places(limits.max_concurrent_fills),
+            refreshes: places(limits.max_concurrent_refreshes),
             running: AtomicUsize::new(0),
             idle: Notify::new(),
             shutting_down: AtomicBool::new(false),
@@ -199,6 +208,16 @@ impl Shared {
         self.fills.clone().try_acquire_owned().ok()
     }
 
+    /// Whether there is a place among the fills now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.fills.available_permits() > 0
+    }
+
+    /// A place among the refreshes that may run at once, if there is one now.
+    pub(crate) fn try_refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.refreshes.clone().try_acquire_owned().ok()
+    }
+
     /// The inner service is about to be called: whatever was purged until now, the handler sees.
     pub(crate) fn bear(self: &Arc<Self>) -> InFlight {
         InFlight {
@@ -240,6 +259,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn places(number: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(number.min(Semaphore::MAX_PERMITS)))
 }
 
 /// A fill that runs on its own.
@@ -313,9 +336,12 @@ impl Refusals {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) hits: AtomicU64,
+    pub(crate) stale: AtomicU64,
     pub(crate) misses: AtomicU64,
     pub(crate) collapsed: AtomicU64,
     pub(crate) bypasses: AtomicU64,
+    pub(crate) unavailable: AtomicU64,
+    pub(crate) refreshes: AtomicU64,
     pub(crate) stored: AtomicU64,
     pub(crate) purges: AtomicU64,
 }

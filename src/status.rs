@@ -34,8 +34,16 @@ pub struct CacheStatus {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    Hit { ttl: Duration },
+    Hit {
+        ttl: Duration,
+    },
+    /// From the store, and stale by this much.
+    Stale {
+        by: Duration,
+    },
     Forwarded(Forward),
+    /// The inner service could not be asked, and nothing is stored.
+    Unavailable,
 }
 
 impl CacheStatus {
@@ -45,6 +53,26 @@ impl CacheStatus {
             stored: false,
             collapsed: false,
             reason: None,
+        }
+    }
+
+    /// A stored response that is stale by this much, and why it is served all the same.
+    pub(crate) const fn stale(by: Duration, why: Reason) -> Self {
+        Self {
+            outcome: Outcome::Stale { by },
+            stored: false,
+            collapsed: false,
+            reason: Some(why),
+        }
+    }
+
+    /// A request for which there was no place at the inner service.
+    pub(crate) const fn unavailable(reason: Reason) -> Self {
+        Self {
+            outcome: Outcome::Unavailable,
+            stored: false,
+            collapsed: false,
+            reason: Some(reason),
         }
     }
 
@@ -66,7 +94,7 @@ impl CacheStatus {
         Self::forwarded(forward, Some(reason))
     }
 
-    /// Whether the response came from the store, without the inner service being asked.
+    /// Whether the response came from the store, fresh or [stale](Self::is_stale).
     ///
     /// # Examples
     ///
@@ -78,10 +106,41 @@ impl CacheStatus {
     /// ```
     #[must_use]
     pub fn is_hit(&self) -> bool {
-        matches!(self.outcome, Outcome::Hit { .. })
+        matches!(self.outcome, Outcome::Hit { .. } | Outcome::Stale { .. })
     }
 
-    /// For how long a hit will still be fresh. `None` if this is not a hit.
+    /// Whether the response came from the store, past its lifetime: while it is fetched anew, or because it could not be. The
+    /// [`reason`](Self::reason) says which.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheStatus, Reason};
+    /// fn origin_fails(status: &CacheStatus) -> bool {
+    ///     status.is_stale() && status.reason() == Some(Reason::StaleIfError)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        matches!(self.outcome, Outcome::Stale { .. })
+    }
+
+    /// Whether the cache itself answered 503, because as many requests were with the inner service as may be.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::CacheStatus;
+    /// fn count(status: &CacheStatus, overloads: &mut u64) {
+    ///     *overloads += u64::from(status.is_unavailable());
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self.outcome, Outcome::Unavailable)
+    }
+
+    /// For how long a hit will still be fresh: zero if it is stale. `None` if this is not a hit.
     ///
     /// # Examples
     ///
@@ -95,11 +154,12 @@ impl CacheStatus {
     pub fn ttl(&self) -> Option<Duration> {
         match self.outcome {
             Outcome::Hit { ttl } => Some(ttl),
-            Outcome::Forwarded(_) => None,
+            Outcome::Stale { .. } => Some(Duration::ZERO),
+            Outcome::Forwarded(_) | Outcome::Unavailable => None,
         }
     }
 
-    /// Why the request went to the inner service. `None` if this is a hit.
+    /// Why the request went to the inner service. `None` if its answer is not from there.
     ///
     /// # Examples
     ///
@@ -112,8 +172,8 @@ impl CacheStatus {
     #[must_use]
     pub fn forward(&self) -> Option<Forward> {
         match self.outcome {
-            Outcome::Hit { .. } => None,
             Outcome::Forwarded(forward) => Some(forward),
+            Outcome::Hit { .. } | Outcome::Stale { .. } | Outcome::Unavailable => None,
         }
     }
 
@@ -147,7 +207,7 @@ impl CacheStatus {
         self.collapsed
     }
 
-    /// Why the request passed by, or why the response is not stored.
+    /// Why the request passed by, why the response is not stored, or why it is served though it is stale.
     ///
     /// # Examples
     ///
@@ -176,6 +236,16 @@ impl CacheStatus {
                 member.push_str("; hit; ttl=");
                 member.push_str(itoa::Buffer::new().format(ttl.as_secs()));
             }
+            Outcome::Stale { by } => {
+                // RFC 9211 §2.4: negative, when it is stale.
+                member.push_str(if by.as_secs() > 0 {
+                    "; hit; ttl=-"
+                } else {
+                    "; hit; ttl="
+                });
+                member.push_str(itoa::Buffer::new().format(by.as_secs()));
+            }
+            Outcome::Unavailable => {}
             Outcome::Forwarded(forward) => {
                 member.push_str("; fwd=");
                 member.push_str(forward.as_str());
@@ -199,6 +269,8 @@ impl fmt::Display for CacheStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.outcome {
             Outcome::Hit { .. } => f.write_str("hit")?,
+            Outcome::Stale { .. } => f.write_str("stale hit")?,
+            Outcome::Unavailable => f.write_str("unavailable")?,
             Outcome::Forwarded(forward) => write!(f, "fwd={}", forward.as_str())?,
         }
         match self.reason {
@@ -255,7 +327,7 @@ impl Forward {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $token:literal,)*) => {
-        /// Why a request passed by the cache, or why its response is not stored.
+        /// Why a request passed by the cache, why its response is not stored, or why it is served stale.
         ///
         /// It is the `detail` of the `Cache-Status` header, as a token.
         ///
@@ -371,6 +443,10 @@ reasons! {
     DoNotStore = "do-not-store",
     /// The handler spoke to its scope after the response's head was sent.
     LateScope = "late-scope",
+    /// A stale response is served while it is fetched anew.
+    StaleWhileRevalidate = "stale-while-revalidate",
+    /// A stale response is served because it could not be fetched anew, or not in time.
+    StaleIfError = "stale-if-error",
 }
 
 impl fmt::Display for Reason {

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use crate::{entry::Entry, shared::Shared};
+use crate::{
+    entry::{Entry, Life},
+    shared::Shared,
+};
 
 /// How many entries are looked at before others get the core.
 const SLICE: usize = 256;
@@ -31,7 +34,7 @@ impl Shared {
     fn keeps(&self, entry: &Entry, now: Instant) -> bool {
         self.purges
             .is_current(entry.stamp.born(), entry.stamp.tags())
-            && entry.head.fresh_for(now).is_some()
+            && entry.life(now) != Life::Over
     }
 }
 

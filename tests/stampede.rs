@@ -483,7 +483,7 @@ async fn as_many_fills_run_as_may_and_the_next_begins_when_one_ends() {
 
 // Invariants 28, 57.
 #[tokio::test(start_paused = true)]
-async fn who_finds_no_place_among_the_fills_in_time_goes_by_itself() {
+async fn who_finds_no_place_among_the_fills_in_time_is_told_to_come_back() {
     let (probe, handle) = (Probe::default(), few_fills(2));
     let inner = origin(&probe, |_, request| async move {
         if request.uri().path().starts_with("/hung") {
@@ -501,11 +501,12 @@ async fn who_finds_no_place_among_the_fills_in_time_goes_by_itself() {
     let began = Instant::now();
     let answer = ask(&cache, get("/")).await.unwrap();
     assert_eq!(
-        (answer.text(), answer.reason()),
-        ("mine", Some(Reason::TooManyFills))
+        (answer.parts.status, answer.reason()),
+        (StatusCode::SERVICE_UNAVAILABLE, Some(Reason::TooManyFills))
     );
+    assert_eq!(answer.parts.headers["retry-after"], "10");
     assert_eq!(began.elapsed().as_millis(), wait.as_millis());
-    assert_eq!(handle.stats().stored, 0);
+    assert_eq!((probe.calls(), handle.stats().unavailable), (2, 1));
     drop(hung);
 }
 

@@ -12,6 +12,9 @@ pub(super) struct CacheControl {
     /// Requests with credentials may have it: `public`, `s-maxage` or `must-revalidate` (RFC 9111 §3.5).
     pub(super) for_authorized: bool,
     pub(super) s_maxage: Option<Duration>,
+    /// Once stale, it may not be reused: `must-revalidate` or `proxy-revalidate`. `s-maxage` says so too to caches by the
+    /// book; here it is how a handler chooses a lifetime.
+    pub(super) must_revalidate: bool,
 }
 
 impl CacheControl {
@@ -36,7 +39,12 @@ impl CacheControl {
             b"no-store" => return Err(Reason::NoStore),
             b"private" => return Err(Reason::Private),
             b"no-cache" => return Err(Reason::NoCache),
-            b"public" | b"must-revalidate" => self.for_authorized = true,
+            b"public" => self.for_authorized = true,
+            b"must-revalidate" => {
+                self.for_authorized = true;
+                self.must_revalidate = true;
+            }
+            b"proxy-revalidate" => self.must_revalidate = true,
             b"s-maxage" => {
                 self.for_authorized = true;
                 // RFC 9111 §4.2.1: what is not a number is stale, and of several the shortest is safe.

@@ -1,9 +1,6 @@
 //! May this response be stored, or at least be shared with those who wait for it now? One decision for both.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header, response};
 use http_body::SizeHint;
@@ -11,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Policy, cache_control::CacheControl};
 use crate::{
+    clock::shortened,
     entry::{Head, age},
     grpc::{content_type_starts_with, is_grpc},
     key::{Identity, Selection},
@@ -60,7 +58,7 @@ pub(crate) struct Plan {
 
 impl Policy {
     pub(crate) fn judge(&self, candidate: Candidate<'_>) -> Verdict {
-        let failed = is_failure(candidate.response);
+        let failed = is_failure(candidate.response.status, &candidate.response.headers);
         let do_not_store = candidate.gathered.do_not_store.is_some();
         match (self.plan(candidate), failed) {
             (Ok(plan), true) => Verdict::Failed(Some(plan)),
@@ -113,7 +111,8 @@ impl Policy {
         let ttl = self
             .lifetime(cache_control.s_maxage, response)
             .unwrap_or(ttl);
-        let ttl = self.jittered(ttl.min(gathered.ttl_at_most.unwrap_or(Duration::MAX)));
+        // What was stored together does not expire together.
+        let ttl = shortened(ttl.min(gathered.at_most()), self.jitter);
         if ttl.is_zero() && !response.status.is_server_error() {
             return Err(Reason::NoLifetime);
         }
@@ -124,6 +123,10 @@ impl Policy {
             ttl,
             candidate.received,
         );
+        // RFC 9111 §5.2.2.2, §5.2.2.8: not reused once stale, whatever the layer says.
+        if !cache_control.must_revalidate {
+            head.grace = self.grace;
+        }
         self.strip(&mut head.headers);
         Ok(Plan {
             head,
@@ -140,17 +143,6 @@ impl Policy {
         let stated = s_maxage.map(|lifetime| lifetime.saturating_sub(spent));
         let chosen = || self.ttl_by.as_ref().and_then(|ttl_by| ttl_by(response));
         stated.or_else(chosen)
-    }
-
-    /// A lifetime, less a part of it that chance decides: so what was stored together does not expire together.
-    fn jittered(&self, ttl: Duration) -> Duration {
-        if self.jitter == 0 {
-            return ttl;
-        }
-        let chance = RandomState::new().hash_one(ttl) % 1000;
-        let less = u64::from(self.jitter) * chance;
-        let less = ttl / 1_000_000 * u32::try_from(less).unwrap_or(0);
-        ttl.saturating_sub(less)
     }
 
     /// All tags of a response, wherever they come from, each once.
@@ -189,14 +181,14 @@ impl Policy {
 
 const GRPC_STATUS: &str = "grpc-status";
 
-/// A failure of the inner service, rather than an answer that is not for everybody.
-fn is_failure(response: &response::Parts) -> bool {
+/// Whether a response is a failure of the inner service, rather than an answer that is not for everybody.
+pub(crate) fn is_failure(status: StatusCode, headers: &HeaderMap) -> bool {
     // The codes that speak of the service and not of the request: unknown, deadline exceeded, resource exhausted,
     // internal, unavailable, data loss.
     const FAILURES: [&[u8]; 6] = [b"2", b"4", b"8", b"13", b"14", b"15"];
-    let grpc = response.headers.get(GRPC_STATUS);
-    response.status.is_server_error()
-        || (response.status == StatusCode::OK
+    let grpc = headers.get(GRPC_STATUS);
+    status.is_server_error()
+        || (status == StatusCode::OK
             && grpc.is_some_and(|code| FAILURES.contains(&code.as_bytes())))
 }
 

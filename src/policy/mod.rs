@@ -8,8 +8,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header, request, response};
 
-use crate::{grpc::is_grpc, status::Reason, tags::Tags};
-pub(crate) use judge::{Candidate, Plan, Verdict};
+use crate::{
+    entry::{Entry, Grace},
+    grpc::is_grpc,
+    status::Reason,
+    tags::Tags,
+};
+pub(crate) use judge::{Candidate, Plan, Verdict, is_failure};
 pub use tag_header::TagHeader;
 
 /// The layer's own rules.
@@ -20,6 +25,10 @@ pub(crate) struct Policy {
     pub(crate) ttl_by: Option<TtlBy>,
     /// How much of a lifetime may be taken off it by chance, in thousandths.
     pub(crate) jitter: u32,
+    /// For how long a response may be served when it is stale.
+    pub(crate) grace: Grace,
+    /// After how much of its lifetime a response is fetched anew, in thousandths.
+    pub(crate) eager: Option<u32>,
     /// The other statuses that are stored, each with its lifetime.
     pub(crate) statuses: Vec<(StatusCode, Duration)>,
     pub(crate) max_body_bytes: usize,
@@ -42,6 +51,8 @@ impl Default for Policy {
             ttl: Duration::from_secs(60),
             ttl_by: None,
             jitter: 0,
+            grace: Grace::default(),
+            eager: None,
             statuses: Vec::new(),
             max_body_bytes: 1 << 20,
             max_key_bytes: 8 << 10,
@@ -65,6 +76,14 @@ impl Policy {
         }
     }
 
+    /// Whether so much of a fresh response's lifetime is over that it is to be fetched anew.
+    pub(crate) fn wants_renewal(&self, entry: &Entry, left: Duration) -> bool {
+        self.eager.is_some_and(|thousandths| {
+            let rest = entry.head.ttl / 1000 * 1000_u32.saturating_sub(thousandths);
+            left <= rest
+        })
+    }
+
     /// Removes the headers that were for the cache alone.
     pub(crate) fn strip(&self, headers: &mut HeaderMap) {
         for tag_header in self.tag_headers.iter().filter(|header| header.stripped()) {
@@ -78,6 +97,8 @@ impl fmt::Debug for Policy {
         f.debug_struct("Policy")
             .field("ttl", &self.ttl)
             .field("jitter", &self.jitter)
+            .field("grace", &self.grace)
+            .field("eager", &self.eager)
             .field("statuses", &self.statuses)
             .field("max_body_bytes", &self.max_body_bytes)
             .field("max_key_bytes", &self.max_key_bytes)

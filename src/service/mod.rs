@@ -8,20 +8,19 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Method, Request, Response};
+use http::{Extensions, Request, Response, request};
 use http_body::Body;
 use tower_service::Service;
 
 use crate::{
     body::ResponseBody,
-    config::Layered,
+    config::{Config, Layered},
     error::BoxError,
     future::ResponseFuture,
     key::Head,
-    lookup::{Found, Lookup},
+    lookup::{Found, Lookup, Missing},
     reply,
-    respond::Missed,
-    status::Reason,
+    respond::{Missed, may_detach},
 };
 pub use replay::ReplayBody;
 pub use with_body::BodyCache;
@@ -97,25 +96,56 @@ where
             let request = Request::from_parts(parts, body);
             return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
         }
-        match lookup.look(config, &parts.headers) {
-            Found::Fresh(hit) => ResponseFuture::hit(reply::hit(config, &hit, parts)),
-            // A HEAD is forwarded as it is, and fills nothing: its answer has no body to store.
-            Found::Nothing(..) if parts.method == Method::HEAD => {
-                config.selection.show(&mut parts);
-                let request = Request::from_parts(parts, body);
-                ResponseFuture::pass(self.inner.clone(), request, config.clone(), Reason::Head)
-            }
-            Found::Nothing(forward, stored) => {
-                let missed = Missed {
-                    config: config.clone(),
-                    inner: self.inner.clone(),
-                    request: (parts, body),
-                    lookup,
-                    forward,
-                    stored,
-                };
-                ResponseFuture::long_way(Box::pin(missed.respond()))
-            }
-        }
+        look(config, &self.inner, (parts, body), lookup)
     }
+}
+
+/// The key is made: a hit, or the long way.
+fn look<S, ReqB, ResB>(
+    config: &Arc<Config>,
+    inner: &S,
+    request: (request::Parts, ReqB),
+    lookup: Lookup,
+) -> ResponseFuture<S, ReqB, ResB>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Send + 'static,
+    ResB: Body + Send + 'static,
+    ResB::Data: Send,
+    ResB::Error: Into<BoxError>,
+{
+    let parts = &request.0;
+    let (missing, renewal) = match lookup.look(config, &parts.headers) {
+        Found::Nothing(missing) => (missing, None),
+        Found::Hit(hit) => {
+            let Some(renewal) = hit.claim(config, &parts.method) else {
+                let (parts, _) = request;
+                let response = reply::hit(config, &hit, &parts.method, parts.extensions);
+                return ResponseFuture::hit(response);
+            };
+            (Missing::renewed(&hit), Some((hit, renewal)))
+        }
+    };
+    let mut missed = Missed {
+        config: config.clone(),
+        inner: inner.clone(),
+        request,
+        lookup,
+        missing,
+        renewal: None,
+    };
+    match renewal {
+        Some((hit, renewal)) if may_detach(config) => {
+            let method = &missed.request.0.method;
+            let response = reply::hit(config, &hit, method, Extensions::new());
+            missed.refresh(renewal);
+            return ResponseFuture::hit(response);
+        }
+        // Where nothing can be done in the background, this request waits, and the others do not.
+        Some((_, renewal)) => missed.renewal = Some(renewal),
+        None => {}
+    }
+    ResponseFuture::long_way(Box::pin(missed.respond()))
 }

@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, Response, request};
+use http::{Request, Response, request};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::replay::ReplayBody;
+use super::{look, replay::ReplayBody};
 use crate::{
     body::ResponseBody,
     clock::{before, deadline_in},
@@ -21,9 +21,7 @@ use crate::{
     future::ResponseFuture,
     grpc::Messages,
     key,
-    lookup::{Found, Lookup},
-    reply,
-    respond::Missed,
+    lookup::Lookup,
     status::Reason,
 };
 
@@ -92,8 +90,8 @@ where
             let request = Request::from_parts(parts, body);
             return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
         }
-        if is_empty && let Found::Fresh(hit) = lookup.look(config, &parts.headers) {
-            return ResponseFuture::hit(reply::hit(config, &hit, parts));
+        if is_empty {
+            return look(config, &self.inner, (parts, body), lookup);
         }
         let asked = Asked {
             layered: self.layered.clone(),
@@ -101,11 +99,7 @@ where
             request: (parts, body),
             lookup,
         };
-        ResponseFuture::long_way(if is_empty {
-            Box::pin(asked.look())
-        } else {
-            Box::pin(asked.read())
-        })
+        ResponseFuture::long_way(Box::pin(asked.read()))
     }
 }
 
@@ -119,7 +113,7 @@ struct Asked<S, ReqB: Body> {
 
 impl<S, ReqB, ResB> Asked<S, ReqB>
 where
-    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>> + Send + 'static,
+    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqB: Body + Send + 'static,
@@ -132,7 +126,7 @@ where
     ///
     /// # Cancel safety
     ///
-    /// Dropped while the body is read, it has touched nothing; later, it is as [`Missed::respond`].
+    /// Dropped while the body is read, it has touched nothing; later, it is as on the long way of any request.
     async fn read(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let deadline = deadline_in(self.layered.config.waiting.wait_timeout);
         let keys = &self.layered.keys;
@@ -144,33 +138,11 @@ where
             Err(Reason::RequestBodyNotKeyed)
         };
         match keyed {
-            Ok(()) => self.look().await,
+            Ok(()) => {
+                let config = &self.layered.config;
+                look(config, &self.inner, self.request, self.lookup).await
+            }
             Err(reason) => self.pass(reason).await,
-        }
-    }
-
-    /// The key is made: a hit, or the long way.
-    async fn look(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let config = self.layered.config.clone();
-        let (parts, _) = &mut self.request;
-        match self.lookup.look(&config, &parts.headers) {
-            Found::Fresh(hit) => Ok(reply::hit(&config, &hit, self.request.0)),
-            // As where the key is of the head alone: its answer has no body to store.
-            Found::Nothing(..) if parts.method == Method::HEAD => {
-                config.selection.show(parts);
-                self.pass(Reason::Head).await
-            }
-            Found::Nothing(forward, stored) => {
-                let missed = Missed {
-                    config,
-                    inner: self.inner,
-                    request: self.request,
-                    lookup: self.lookup,
-                    forward,
-                    stored,
-                };
-                missed.respond().await
-            }
         }
     }
 

@@ -176,6 +176,14 @@ impl PurgeClock {
         true
     }
 
+    /// Whether no purge at all has come after a stored response that a request found when it arrived: what is asked before
+    /// it is used after a wait.
+    pub(crate) fn is_still_valid(&self, stamp: &Stamp, arrival: Arrival) -> bool {
+        let marks = self.read_marks();
+        let overtaken = self.drops.load(Ordering::Relaxed) != arrival.drops;
+        !overtaken && !marks.purged(stamp.born, &stamp.tags)
+    }
+
     /// Whether a response that a request waited for may be given to it. Its [`Birth`] must be alive, so that no mark
     /// that concerns it was dropped.
     pub(crate) fn may_share(&self, born: u64, tags: &[TagHash], arrival: Arrival) -> bool {

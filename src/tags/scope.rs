@@ -127,6 +127,13 @@ pub(crate) struct Gathered {
     pub(crate) do_not_store: Option<&'static str>,
 }
 
+impl Gathered {
+    /// No lifetime may be longer.
+    pub(crate) fn at_most(&self) -> Duration {
+        self.ttl_at_most.unwrap_or(Duration::MAX)
+    }
+}
+
 impl CacheScope {
     /// The scope of a fill.
     pub(crate) fn recording() -> Self {

@@ -1,0 +1,103 @@
+//! What is known of the attempts to fetch a stored response anew.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::clock::{deadline_in, shortened};
+
+/// Of one stored response. Looked at only when that is stale, or soon will be.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Until then, an attempt in the background has it for itself.
+    claimed_until: Option<Instant>,
+    /// Until then, nobody tries again.
+    put_off_until: Option<Instant>,
+    failures: u32,
+    /// The inner service has said that the response is no more.
+    is_over: bool,
+}
+
+impl Attempts {
+    /// Takes the next attempt for itself, for this long at the most. `false` if another is under way, or it is too early.
+    pub(crate) fn claim(&self, at_most: Duration) -> bool {
+        let now = Instant::now();
+        let mut known = self.lock();
+        let is_free = |until: Option<Instant>| until.is_none_or(|until| until <= now);
+        let may = is_free(known.claimed_until) && is_free(known.put_off_until) && !known.is_over;
+        if may {
+            known.claimed_until = Some(deadline_in(at_most));
+        }
+        may
+    }
+
+    /// There was no attempt.
+    pub(crate) fn give_back(&self) {
+        self.lock().claimed_until = None;
+    }
+
+    /// No more attempts for this long at least, and for longer after each that fails: eight times as long at the most.
+    /// Chance adds up to a quarter, so that what failed together is not tried again together.
+    pub(crate) fn put_off(&self, pause: Duration) {
+        let mut known = self.lock();
+        let pause = pause.saturating_mul(1 << known.failures.min(3));
+        // What chance takes off is no more than what was put on.
+        let pause = pause.saturating_add(pause / 4);
+        known.failures = known.failures.saturating_add(1);
+        known.put_off_until = Some(deadline_in(shortened(pause, 200)));
+        known.claimed_until = None;
+    }
+
+    /// Whether the last attempt failed, and it is too early for another.
+    pub(crate) fn are_put_off(&self, now: Instant) -> bool {
+        self.lock().put_off_until.is_some_and(|until| now < until)
+    }
+
+    /// The inner service has said that the response is no more.
+    pub(crate) fn end(&self) {
+        self.lock().is_over = true;
+    }
+
+    pub(crate) fn are_over(&self) -> bool {
+        self.lock().is_over
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    // Invariant 16.
+    #[tokio::test(start_paused = true)]
+    async fn each_failure_puts_the_next_attempt_off_and_never_for_less_than_the_pause() {
+        let attempts = Attempts::default();
+        for times in [1, 2, 4, 8, 8] {
+            let (began, expected) = (Instant::now(), PAUSE * times);
+            attempts.put_off(PAUSE);
+            assert!(attempts.are_put_off(began + expected - Duration::from_millis(1)));
+            assert!(!attempts.are_put_off(began + expected * 5 / 4));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_any_length_is_a_pause() {
+        let attempts = Attempts::default();
+        attempts.put_off(Duration::MAX);
+        assert!(attempts.are_put_off(Instant::now()));
+        let attempts = Attempts::default();
+        attempts.put_off(Duration::ZERO);
+        assert!(!attempts.are_put_off(Instant::now()));
+    }
+}

@@ -1,0 +1,139 @@
+//! What a request falls back on, if the inner service fails it.
+
+use std::{panic::resume_unwind, pin::pin, sync::Arc};
+
+use http::{Extensions, Method, Response};
+use tokio::time::Instant;
+
+use crate::{
+    body::ResponseBody,
+    caught::caught,
+    clock::before,
+    config::Config,
+    entry::{Entry, Life},
+    lookup::{Hit, Lookup, Served},
+    policy, reply,
+    status::Reason,
+    tags::Arrival,
+};
+
+/// A stored response that is past its lifetime, or soon will be, and the request that it is for.
+#[derive(Debug)]
+pub(crate) struct Fallback {
+    config: Arc<Config>,
+    entry: Arc<Entry>,
+    arrival: Arrival,
+    method: Method,
+}
+
+impl Fallback {
+    /// `None` if it may not be served now.
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        entry: &Arc<Entry>,
+        lookup: &Lookup,
+        method: &Method,
+    ) -> Option<Self> {
+        let fallback = Self {
+            config: config.clone(),
+            entry: entry.clone(),
+            arrival: lookup.arrival,
+            method: method.clone(),
+        };
+        fallback.hit().map(|_| fallback)
+    }
+
+    /// As it may be served now: not if a purge or the end of its time has come while the request waited.
+    fn hit(&self) -> Option<Hit> {
+        let now = Instant::now();
+        let served = match self.entry.life(now) {
+            Life::Fresh(ttl) => Served::Fresh(ttl),
+            Life::StaleWhileRevalidate(by) | Life::StaleIfError(by) => {
+                Served::Stale(by, Reason::StaleIfError)
+            }
+            Life::Over => return None,
+        };
+        let purges = &self.config.shared.purges;
+        let is_valid = purges.is_still_valid(&self.entry.stamp, self.arrival);
+        is_valid.then(|| Hit {
+            entry: self.entry.clone(),
+            served,
+            now,
+            wants_renewal: false,
+        })
+    }
+
+    pub(crate) fn serve<B>(&self) -> Option<Response<ResponseBody<B>>> {
+        let hit = self.hit()?;
+        Some(reply::hit(
+            &self.config,
+            &hit,
+            &self.method,
+            Extensions::new(),
+        ))
+    }
+
+    /// As [`serve`](Self::serve), for a request that has waited in vain: those to come need not wait as long.
+    pub(crate) fn serve_late<B>(&self) -> Option<Response<ResponseBody<B>>> {
+        let served = self.serve();
+        if served.is_some() {
+            self.entry.attempts.put_off(self.config.waiting.retry_after);
+        }
+        served
+    }
+
+    /// Whether somebody else has found meanwhile that it cannot be fetched anew.
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.entry.attempts.are_put_off(Instant::now())
+    }
+}
+
+/// What a call came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is made"
+)]
+pub(crate) enum Outcome<A, B> {
+    Answered(A),
+    /// It failed, or took too long, and this is stored.
+    Stale(Response<ResponseBody<B>>),
+}
+
+/// Awaits a call of the inner service, and falls back if it fails (a 5xx, an `Err`, a panic) or takes longer than until the
+/// deadline. If it may not fall back any more, the failure is the answer.
+///
+/// # Cancel safety
+///
+/// That of the call.
+///
+/// # Panics
+///
+/// As the call does, if there is nothing to fall back on.
+pub(crate) async fn or_stale<R, E, B>(
+    fallback: Option<Fallback>,
+    deadline: Instant,
+    call: impl Future<Output = Result<Response<R>, E>>,
+) -> Outcome<Result<Response<R>, E>, B> {
+    let Some(fallback) = fallback else {
+        return Outcome::Answered(call.await);
+    };
+    let mut call = pin!(caught(call));
+    let called = match before(deadline, call.as_mut()).await {
+        Some(called) => called,
+        None => match fallback.serve_late() {
+            Some(stale) => return Outcome::Stale(stale),
+            None => call.await,
+        },
+    };
+    let failed = match &called {
+        Ok(Ok(response)) => policy::is_failure(response.status(), response.headers()),
+        Ok(Err(_)) | Err(_) => true,
+    };
+    if failed && let Some(stale) = fallback.serve() {
+        return Outcome::Stale(stale);
+    }
+    match called {
+        Ok(answered) => Outcome::Answered(answered),
+        Err(panic) => resume_unwind(panic),
+    }
+}
