@@ -20,6 +20,8 @@ struct Known {
     /// Until then, nobody tries again.
     put_off_until: Option<Instant>,
     failures: u32,
+    /// The attempt under way has been counted as a failure: somebody has waited for it in vain.
+    is_overdue: bool,
     /// The inner service has said that the response is no more.
     is_over: bool,
 }
@@ -44,19 +46,30 @@ impl Attempts {
 
     /// No more attempts for this long at least, and for longer after each that fails: eight times as long at the most.
     /// Chance adds up to a quarter, so that what failed together is not tried again together.
-    pub(crate) fn put_off(&self, pause: Duration) {
+    pub(crate) fn fail(&self, pause: Duration) {
         let mut known = self.lock();
-        let pause = pause.saturating_mul(1 << known.failures.min(3));
-        // What chance takes off is no more than what was put on.
-        let pause = pause.saturating_add(pause / 4);
-        known.failures = known.failures.saturating_add(1);
-        known.put_off_until = Some(deadline_in(shortened(pause, 200)));
         known.claimed_until = None;
+        if !std::mem::take(&mut known.is_overdue) {
+            known.failures = known.failures.saturating_add(1);
+            known.put_off(pause);
+        }
+    }
+
+    /// Somebody has waited in vain for the attempt that is under way. However many do, that is one failure.
+    pub(crate) fn are_overdue(&self, pause: Duration) {
+        let mut known = self.lock();
+        if known.is_put_off(Instant::now()) {
+            return;
+        }
+        if !std::mem::replace(&mut known.is_overdue, true) {
+            known.failures = known.failures.saturating_add(1);
+        }
+        known.put_off(pause);
     }
 
     /// Whether the last attempt failed, and it is too early for another.
     pub(crate) fn are_put_off(&self, now: Instant) -> bool {
-        self.lock().put_off_until.is_some_and(|until| now < until)
+        self.lock().is_put_off(now)
     }
 
     /// The inner service has said that the response is no more.
@@ -73,6 +86,20 @@ impl Attempts {
     }
 }
 
+impl Known {
+    fn is_put_off(&self, now: Instant) -> bool {
+        self.put_off_until.is_some_and(|until| now < until)
+    }
+
+    fn put_off(&mut self, pause: Duration) {
+        let earlier = self.failures.saturating_sub(1);
+        let pause = pause.saturating_mul(1 << earlier.min(3));
+        // What chance takes off is no more than what was put on.
+        let pause = pause.saturating_add(pause / 4);
+        self.put_off_until = Some(deadline_in(shortened(pause, 200)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,7 +112,7 @@ mod tests {
         let attempts = Attempts::default();
         for times in [1, 2, 4, 8, 8] {
             let (began, expected) = (Instant::now(), PAUSE * times);
-            attempts.put_off(PAUSE);
+            attempts.fail(PAUSE);
             assert!(attempts.are_put_off(began + expected - Duration::from_millis(1)));
             assert!(!attempts.are_put_off(began + expected * 5 / 4));
         }
@@ -94,10 +121,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_of_any_length_is_a_pause() {
         let attempts = Attempts::default();
-        attempts.put_off(Duration::MAX);
+        attempts.fail(Duration::MAX);
         assert!(attempts.are_put_off(Instant::now()));
         let attempts = Attempts::default();
-        attempts.put_off(Duration::ZERO);
+        attempts.fail(Duration::ZERO);
         assert!(!attempts.are_put_off(Instant::now()));
     }
 }

@@ -82,6 +82,39 @@ impl Head {
             .saturating_add(self.resident(now).as_secs())
     }
 
+    /// Whether a 304 with these headers speaks of this response: of one with its entity tag, if it names one.
+    pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
+        let opaque = |value: &HeaderValue| {
+            let tag = value.as_bytes();
+            tag.strip_prefix(b"W/").unwrap_or(tag).to_vec()
+        };
+        let named = headers.get(header::ETAG).map(opaque);
+        named.is_none_or(|named| self.headers.get(header::ETAG).map(opaque) == Some(named))
+    }
+
+    /// This response, with what a 304 says of it in place of what it said itself (RFC 9111 §3.2).
+    pub(crate) fn updated_by(&self, not_modified: response::Parts) -> response::Parts {
+        // What describes the body that a 304 does not have, or that it cannot change.
+        const OF_THE_BODY: [HeaderName; 4] = [
+            header::CONTENT_LENGTH,
+            header::CONTENT_ENCODING,
+            header::CONTENT_TYPE,
+            header::CONTENT_RANGE,
+        ];
+        let mut parts = not_modified;
+        let news = std::mem::replace(&mut parts.headers, self.headers.clone());
+        parts.status = self.status;
+        parts.version = self.version;
+        parts.headers.remove(header::AGE);
+        for name in news.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+            parts.headers.remove(name);
+            for line in news.get_all(name) {
+                parts.headers.append(name.clone(), line.clone());
+            }
+        }
+        parts
+    }
+
     fn weight(&self) -> usize {
         let fields = self.headers.iter();
         let fields: usize = fields
@@ -186,7 +219,9 @@ impl Entry {
     /// Whether it may be served now, were it for this request and not purged.
     pub(crate) fn life(&self, now: Instant) -> Life {
         let grace = &self.head.grace;
-        match self.head.stale_for(now) {
+        let softly_purged = self.stamp.stale_since();
+        let stale_for = softly_purged.map(|since| now.saturating_duration_since(since));
+        match stale_for.max(self.head.stale_for(now)) {
             None => Life::Fresh(self.head.fresh_for(now).unwrap_or_default()),
             Some(_) if self.attempts.are_over() => Life::Over,
             Some(by) if by < grace.while_revalidate => Life::StaleWhileRevalidate(by),

@@ -8,7 +8,7 @@ use std::{
     task::Poll,
 };
 
-use http::{HeaderMap, Request, Response, StatusCode, request};
+use http::{HeaderMap, Request, Response, request};
 use http_body::{Body, Frame};
 use tokio::{sync::oneshot, time::Instant};
 use tower_service::Service;
@@ -17,18 +17,14 @@ use crate::{
     body::{ResponseBody, to_bytes},
     caught::{Panic, caught},
     clock::{before, deadline_in},
+    conclude::{Asked, Called, Concluded},
     config::Config,
     error::{BodyError, BoxError},
     flight::Leader,
     mutant::Mutant,
-    policy::{Candidate, Verdict},
-    recorder::{Audience, Errand, Held, Record, Recorder},
-    recording::Recording,
-    renewal::Renewal,
-    reply,
-    shared::{InFlight, Running, count},
-    status::{CacheStatus, Reason},
-    tags::{CacheScope, Tags, scope},
+    recorder::{Errand, Held, Record, Recorder},
+    shared::Running,
+    tags::{CacheScope, scope},
 };
 
 /// A call of the inner service whose answer may be stored.
@@ -40,9 +36,6 @@ pub(crate) struct Fill<S, ReqB> {
     pub(crate) as_asked: Option<HeaderMap>,
     pub(crate) errand: Errand,
 }
-
-/// What a call of the inner service came to: when it was born, and its response.
-type Called<B, E> = Result<(InFlight, Response<B>), E>;
 
 type Answered<B, E> = Result<Response<ResponseBody<B>>, E>;
 
@@ -181,13 +174,6 @@ async fn run<S, ReqB, ResB>(
     }
 }
 
-/// What is known of the request once it has gone to the inner service.
-struct Asked {
-    headers: HeaderMap,
-    as_asked: Option<HeaderMap>,
-    tags: Tags,
-}
-
 /// The request as the inner service gets it, with the scope in its extensions.
 fn send<ReqB>(
     request: (request::Parts, ReqB),
@@ -210,132 +196,6 @@ fn send<ReqB>(
         tags,
     };
     (asked, Request::from_parts(parts, body))
-}
-
-/// What became of a call.
-enum Concluded<B, E> {
-    Passed(Response<ResponseBody<B>>),
-    Recorded {
-        head: Response<()>,
-        recorder: Box<Recorder>,
-        body: B,
-    },
-    Failed(E),
-    Panicked(Panic),
-}
-
-impl Errand {
-    /// Tells those who wait, if they need not wait any more.
-    fn conclude<B: Body, E>(
-        mut self,
-        (called, in_time): (Result<Called<B, E>, Panic>, bool),
-        asked: Asked,
-        scope: CacheScope,
-    ) -> Concluded<B, E> {
-        match called {
-            Ok(Ok((in_flight, response))) if in_time => {
-                self.judge(asked, scope, in_flight, response)
-            }
-            Ok(Ok((_, response))) => Concluded::Passed(self.passed(response, Reason::FillTimeout)),
-            Ok(Err(error)) => {
-                self.held.fail();
-                Concluded::Failed(error)
-            }
-            Err(panic) => {
-                self.held.fail();
-                Concluded::Panicked(panic)
-            }
-        }
-    }
-
-    fn judge<B: Body, E>(
-        mut self,
-        asked: Asked,
-        scope: CacheScope,
-        in_flight: InFlight,
-        response: Response<B>,
-    ) -> Concluded<B, E> {
-        let (mut parts, body) = response.into_parts();
-        let hint = body.size_hint();
-        let verdict = self.config.policy.judge(Candidate {
-            identity: self.identity,
-            selection: &self.config.selection,
-            request_headers: &asked.headers,
-            headers_as_asked: asked.as_asked.as_ref().unwrap_or(&asked.headers),
-            request_tags: asked.tags,
-            response: &parts,
-            gathered: scope.close(),
-            body: &hint,
-            received: Instant::now(),
-        });
-        let (plan, reason) = match verdict {
-            Verdict::Store(plan) => (plan, None),
-            Verdict::Share(plan, reason) => (plan, Some(reason)),
-            Verdict::Failed(Some(plan)) if self.held.is_second_opinion() => {
-                (plan, Some(Reason::Status))
-            }
-            Verdict::Failed(_) => {
-                self.held.fail();
-                let response = Response::from_parts(parts, body);
-                return Concluded::Passed(self.failed(response));
-            }
-            Verdict::Keep(reason) => {
-                let refusals = &self.config.shared.refusals;
-                refusals.remember(&self.keys.flight, reason);
-                if self.held.renewal.is_some() && is_no_more(parts.status, reason) {
-                    self.end_what_is_stored();
-                }
-                self.held.refuse();
-                let response = Response::from_parts(parts, body);
-                return Concluded::Passed(self.passed(response, reason));
-            }
-        };
-        self.config.policy.strip(&mut parts.headers);
-        let mut head = Response::from_parts(parts, ());
-        let mut status = CacheStatus::forwarded(self.forward, reason);
-        status.stored = reason.is_none();
-        self.config.report.label(&mut head, status);
-        self.count_answer();
-        let recording = Recording::new(hint);
-        let recorder = Recorder::new(self, scope, in_flight, plan, recording, reason.is_none());
-        Concluded::Recorded {
-            head,
-            recorder: Box::new(recorder),
-            body,
-        }
-    }
-
-    /// The answer goes to a requester, if there is one.
-    fn count_answer(&self) {
-        if self.audience != Audience::Nobody {
-            count(&self.config.shared.counters.misses);
-        }
-    }
-
-    /// What is stored is no more, says the inner service.
-    fn end_what_is_stored(&mut self) {
-        if let Some(entry) = self.held.renewal.take().map(Renewal::end) {
-            let memory = &self.config.shared.memory;
-            memory.retain(&self.keys.key, |stored| {
-                !std::ptr::eq(stored, &raw const *entry)
-            });
-        }
-    }
-
-    /// A failure, which its requester may not get to see: that one counts it.
-    fn failed<B>(&self, response: Response<B>) -> Response<ResponseBody<B>> {
-        if self.audience == Audience::Requester {
-            self.count_answer();
-        }
-        let status = CacheStatus::forwarded(self.forward, Some(Reason::Status));
-        reply::passed(&self.config, response, status)
-    }
-
-    fn passed<B>(&self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {
-        self.count_answer();
-        let status = CacheStatus::forwarded(self.forward, Some(reason));
-        reply::passed(&self.config, response, status)
-    }
 }
 
 impl Held {
@@ -432,13 +292,6 @@ async fn record<B>(
             Err(Err(_)) => {}
         }
     }
-}
-
-/// Whether an answer that is not stored says that what is stored is to be served no more. Others say nothing of it: that it
-/// is elsewhere for a while, that this requester may not have it, or asks too often.
-fn is_no_more(status: StatusCode, reason: Reason) -> bool {
-    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
-        || matches!(reason, Reason::NoStore | Reason::Private | Reason::NoCache)
 }
 
 /// The future's output, or `None` if this happens first.

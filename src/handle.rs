@@ -10,10 +10,10 @@ use http::request;
 
 use crate::{
     clock::deadline_in,
-    error::PurgeError,
     explanation::Explanation,
-    shared::{Limits, Shared, count},
-    tags::{Tag, Tags},
+    purge::{Purge, PurgeGuard},
+    shared::{Limits, Shared},
+    tags::{Tagged, Targets},
 };
 
 /// The application's hold on a cache: purges, figures, a graceful end.
@@ -77,13 +77,7 @@ impl CacheHandle {
     ///
     /// Purge after the change is visible to the handlers: after the transaction's commit.
     ///
-    /// # Errors
-    ///
-    /// None in this version: see [`PurgeError`].
-    ///
-    /// # Cancel safety
-    ///
-    /// It does not wait: whoever polls it once has purged; dropped before, it has done nothing.
+    /// See [`Purge`] for what else it can be than hard, and for what happens if it is dropped.
     ///
     /// # Examples
     ///
@@ -96,29 +90,32 @@ impl CacheHandle {
     ///     Ok(())
     /// }
     /// ```
-    #[expect(
-        clippy::unused_async,
-        reason = "a purge that reaches a second tier waits for it"
-    )]
-    pub async fn purge(&self, tags: impl Into<Tags>) -> Result<Purged, PurgeError> {
-        let tags = tags.into();
-        let hashes: Vec<u64> = tags.iter().map(|tag| self.hash(tag)).collect();
-        self.mark(&hashes);
-        Ok(Purged {
-            marks: hashes.len(),
-            skipped: 0,
-        })
+    pub fn purge(&self, what: impl Into<Tagged>) -> Purge {
+        let targets = self.shared.targets(&what.into());
+        Purge::new(&self.shared, targets, 0)
+    }
+
+    /// Begins a purge, before a change: until it is [committed](PurgeGuard::commit), nothing that bears one of these tags is
+    /// stored, so that a handler that reads in the middle of the change leaves nothing behind. What is stored already is
+    /// served until then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
+    /// # async fn transaction() -> Result<(), PurgeError> { Ok(()) }
+    /// async fn import(cache: &CacheHandle) -> Result<(), PurgeError> {
+    ///     let purge = cache.begin_purge(Tag::new("products"));
+    ///     transaction().await?; // cancelled or failed, it purges all the same
+    ///     purge.commit().await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn begin_purge(&self, what: impl Into<Tagged>) -> PurgeGuard {
+        PurgeGuard::new(&self.shared, self.shared.targets(&what.into()))
     }
 
     /// Purges everything that any layer of this handle has stored, tagged or not.
-    ///
-    /// # Errors
-    ///
-    /// None in this version: see [`PurgeError`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`purge`](Self::purge).
     ///
     /// # Examples
     ///
@@ -129,18 +126,8 @@ impl CacheHandle {
     ///     Ok(())
     /// }
     /// ```
-    #[expect(
-        clippy::unused_async,
-        reason = "a purge that reaches a second tier waits for it"
-    )]
-    pub async fn purge_all(&self) -> Result<Purged, PurgeError> {
-        self.shared.purges.purge_all();
-        count(&self.shared.counters.purges);
-        self.shared.sweep_soon();
-        Ok(Purged {
-            marks: 1,
-            skipped: 0,
-        })
+    pub fn purge_all(&self) -> Purge {
+        Purge::new(&self.shared, Targets::everything(), 0)
     }
 
     /// Purges what is stored for this request, in every variant, on every layer of this handle; where the key reads
@@ -148,14 +135,6 @@ impl CacheHandle {
     /// are made of: its method, its URI and authority or `Host` as the service sees them, and the headers, cookies, extensions
     /// and what closures look for, as they were chosen. Where that is not there, nothing of the layer is purged:
     /// [`Purged::skipped`] tells.
-    ///
-    /// # Errors
-    ///
-    /// None in this version: see [`PurgeError`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`purge`](Self::purge).
     ///
     /// # Examples
     ///
@@ -168,19 +147,12 @@ impl CacheHandle {
     ///     Ok(())
     /// }
     /// ```
-    #[expect(
-        clippy::unused_async,
-        reason = "a purge that reaches a second tier waits for it"
-    )]
-    pub async fn purge_request(&self, request: &request::Parts) -> Result<Purged, PurgeError> {
+    pub fn purge_request(&self, request: &request::Parts) -> Purge {
         let layers = self.shared.keyed();
         let keys = layers.iter().filter_map(|layer| layer.key_of(request));
-        let hashes: Vec<u64> = keys.map(|key| self.shared.purges.hash_key(&key)).collect();
-        self.mark(&hashes);
-        Ok(Purged {
-            marks: hashes.len(),
-            skipped: layers.len() - hashes.len(),
-        })
+        let targets = Targets::any(keys.map(|key| self.shared.purges.hash_key(&key)));
+        let skipped = layers.len() - targets.len();
+        Purge::new(&self.shared, targets, skipped)
     }
 
     /// What each layer of this handle would do with a request of this head and no body, and why: one explanation a
@@ -284,41 +256,6 @@ impl CacheHandle {
             refusals: shared.refusals.len(),
         }
     }
-
-    fn hash(&self, tag: &Tag) -> u64 {
-        self.shared.purges.hash_tag(tag.as_str().as_bytes())
-    }
-
-    fn mark(&self, hashes: &[u64]) {
-        if hashes.is_empty() {
-            return;
-        }
-        self.shared.purges.purge(hashes.iter().copied());
-        count(&self.shared.counters.purges);
-        self.shared.sweep_soon();
-    }
-}
-
-/// What a purge did.
-///
-/// # Examples
-///
-/// ```
-/// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
-/// # async fn example(cache: CacheHandle) -> Result<(), PurgeError> {
-/// assert_eq!(cache.purge([Tag::new("a"), Tag::new("b")]).await?.marks, 2);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a purge says whether it covered everything"]
-#[non_exhaustive]
-pub struct Purged {
-    /// How many tags or keys were marked.
-    pub marks: usize,
-    /// For how many layers the request of a purge by request has no key: a part is absent that has to be there. Nothing of
-    /// theirs was purged.
-    pub skipped: usize,
 }
 
 /// How a shutdown ended.

@@ -66,6 +66,7 @@ mod axum;
 mod body;
 mod caught;
 mod clock;
+mod conclude;
 mod config;
 mod entry;
 mod error;
@@ -82,6 +83,7 @@ mod layer;
 mod lookup;
 mod mutant;
 mod policy;
+mod purge;
 mod recorder;
 mod recording;
 mod renewal;
@@ -105,13 +107,14 @@ pub use config::FillMode;
 pub use error::{BodyError, BuildError, PurgeError};
 pub use explanation::{Decision, Explanation, Standing, Stored};
 pub use future::ResponseFuture;
-pub use handle::{CacheHandle, CacheHandleBuilder, Purged, Shutdown, Stats};
+pub use handle::{CacheHandle, CacheHandleBuilder, Shutdown, Stats};
 pub use key::Key;
 pub use layer::{BodyCacheLayer, CacheLayer, CacheLayerBuilder};
 pub use policy::TagHeader;
+pub use purge::{Purge, PurgeGuard, Purged};
 pub use service::{BodyCache, Cache, ReplayBody};
 pub use status::{CacheStatus, Forward, Reason};
-pub use tags::{CacheScope, Tag, TagFamily, Tags, scope};
+pub use tags::{CacheScope, Tag, TagFamily, Tagged, Tags, scope};
 
 /// What the fuzzer in `fuzz/` calls.
 #[cfg(fuzzing)]

@@ -15,6 +15,10 @@ pub(crate) enum Mutant {
     MarkDroppedTooEarly,
     /// A reader that a sweep overtook trusts that it found no mark.
     SweepNotNoticed,
+    /// What the inner service says has not changed is stored anew, though it was purged meanwhile.
+    RenewedThoughPurged,
+    /// A sweep drops the mark of a soft purge, and does not note with the response that it is stale.
+    SoftMarkForgotten,
 }
 
 /// Which fault is switched on, if any: none, outside this crate's tests.

@@ -18,7 +18,7 @@ use crate::{
     renewal::Renewal,
     shared::{Answer, InFlight, Told, count},
     status::{Forward, Reason},
-    tags::{CacheScope, Stamp},
+    tags::{Arrival, CacheScope, Stamp},
 };
 
 /// The keys of one request.
@@ -40,6 +40,10 @@ pub(crate) struct Errand {
     pub(crate) identity: Identity,
     pub(crate) forward: Forward,
     pub(crate) audience: Audience,
+    /// When the request came that began it.
+    pub(crate) arrival: Arrival,
+    /// What the inner service is asked whether it has changed.
+    pub(crate) asked_for: Option<Arc<Entry>>,
     pub(crate) held: Held,
 }
 
@@ -126,21 +130,19 @@ impl Recorder {
         scope: CacheScope,
         in_flight: InFlight,
         plan: Plan,
+        tags: Box<[u64]>,
         recording: Arc<Recording>,
         store: bool,
     ) -> Self {
         let Errand {
             config, keys, held, ..
         } = errand;
-        let purges = &config.shared.purges;
-        let mut tags: Vec<u64> = plan.tags.iter().map(|tag| purges.hash_tag(tag)).collect();
-        tags.push(keys.request);
         let tag_names = TagNames::new(&plan.tags);
         let announced = [plan.content_length, recording.exact_length()];
         let told = Arc::new(Told {
             head: plan.head,
             recording,
-            tags: tags.into(),
+            tags,
             in_flight,
         });
         Self {
@@ -274,8 +276,8 @@ impl Recorder {
     /// Whether it is stored.
     fn put(&self, trailers: Option<HeaderMap>) -> bool {
         let shared = &self.config.shared;
-        let born = self.told.in_flight.born();
-        if !shared.purges.is_current(born, &self.told.tags) {
+        let birth = self.told.in_flight.birth();
+        if !shared.purges.may_store(birth, &self.told.tags) {
             return false;
         }
         let recording = &self.told.recording;
@@ -284,7 +286,7 @@ impl Recorder {
             recording.to_bytes(),
             trailers.as_ref().map(shared_trailers),
             recording.exact_length().is_some(),
-            Stamp::new(born, self.told.tags.clone()),
+            Stamp::new(birth.at(), self.told.tags.clone()),
             self.tag_names.clone(),
             self.keys.key.len(),
         );

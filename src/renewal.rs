@@ -4,13 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use crate::entry::Entry;
 
-/// One attempt. Dropped before it is settled it has failed, and puts the next one off: whatever becomes of it, nobody has
-/// to remember to say so.
+/// One attempt. Dropped before it has [begun](Self::begin), there was none; dropped later, before it is settled, it has failed
+/// and puts the next one off: whatever becomes of it, nobody has to remember to say so.
 #[derive(Debug)]
 pub(crate) struct Renewal {
     entry: Arc<Entry>,
     pause: Duration,
-    is_settled: bool,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Claimed,
+    Begun,
+    Settled,
 }
 
 impl Renewal {
@@ -19,34 +26,38 @@ impl Renewal {
         Self {
             entry,
             pause,
-            is_settled: false,
+            stage: Stage::Begun,
         }
     }
 
     /// An attempt for those to come. `None` if another is under way, or it is too early for one.
     pub(crate) fn claim(entry: &Arc<Entry>, pause: Duration, at_most: Duration) -> Option<Self> {
         let claimed = entry.attempts.claim(at_most);
-        claimed.then(|| Self::of(entry.clone(), pause))
+        claimed.then(|| Self {
+            entry: entry.clone(),
+            pause,
+            stage: Stage::Claimed,
+        })
     }
 
     pub(crate) fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
 
-    /// There was no attempt: somebody else makes one, or there is no place for it now.
-    pub(crate) fn give_back(mut self) {
-        self.is_settled = true;
-        self.entry.attempts.give_back();
+    /// The inner service is about to be asked.
+    pub(crate) fn begin(mut self) -> Self {
+        self.stage = Stage::Begun;
+        self
     }
 
     /// Another response is stored in its place.
     pub(crate) fn succeed(mut self) {
-        self.is_settled = true;
+        self.stage = Stage::Settled;
     }
 
     /// The inner service says that it is no more: from now on it is served to nobody.
     pub(crate) fn end(mut self) -> Arc<Entry> {
-        self.is_settled = true;
+        self.stage = Stage::Settled;
         self.entry.attempts.end();
         self.entry.clone()
     }
@@ -54,8 +65,10 @@ impl Renewal {
 
 impl Drop for Renewal {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.entry.attempts.put_off(self.pause);
+        match self.stage {
+            Stage::Claimed => self.entry.attempts.give_back(),
+            Stage::Begun => self.entry.attempts.fail(self.pause),
+            Stage::Settled => {}
         }
     }
 }

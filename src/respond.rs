@@ -165,20 +165,18 @@ where
         let flight = self.lookup.flight_key(headers, Some(vary));
         let places = (shared.start_running(), shared.try_refresh_permit());
         let (Some(running), Some(permit)) = places else {
-            return renewal.give_back();
+            return;
         };
-        match shared.flights.board(&flight, 0, || self.look_again()) {
-            Boarding::Lead(leader) => {
-                let held = Held {
-                    renewal: Some(renewal),
-                    leader: Some(leader),
-                    permit: Some(permit),
-                };
-                count(&shared.counters.refreshes);
-                let fill = self.into_fill(flight, held, Audience::Nobody);
-                fill.in_background(running);
-            }
-            Boarding::Found(_) | Boarding::Follow(_) | Boarding::Full => renewal.give_back(),
+        let boarding = shared.flights.board(&flight, 0, || self.look_again());
+        if let Boarding::Lead(leader) = boarding {
+            let held = Held {
+                renewal: Some(renewal.begin()),
+                leader: Some(leader),
+                permit: Some(permit),
+            };
+            count(&shared.counters.refreshes);
+            let fill = self.into_fill(flight, held, Audience::Nobody);
+            fill.in_background(running);
         }
     }
 
@@ -306,13 +304,18 @@ where
         let pause = self.config.waiting.retry_after;
         let stale = self.missing.stale.as_ref();
         let own = || stale.map(|stale| Renewal::of(stale.clone(), pause));
-        self.renewal.take().or_else(own)
+        self.renewal.take().map(Renewal::begin).or_else(own)
     }
 
     fn into_fill(mut self, flight: KeyBytes, held: Held, audience: Audience) -> Fill<S, ReqB> {
         let is_sealed = self.config.selection.is_sealed();
         let as_asked = is_sealed.then(|| self.request.0.headers.clone());
         self.ask_for_the_whole();
+        let renewed = held.renewal.as_ref().map(Renewal::entry);
+        let parts = &mut self.request.0;
+        let asked_for = renewed
+            .filter(|entry| policy::ask_conditionally(parts, entry))
+            .cloned();
         let request = self.lookup.request_hash(&self.config);
         let keys = Keys {
             key: self.lookup.key,
@@ -325,6 +328,8 @@ where
             identity: self.lookup.identity,
             forward: self.missing.forward,
             audience,
+            arrival: self.lookup.arrival,
+            asked_for,
             held,
         };
         Fill {
@@ -398,10 +403,7 @@ async fn answered<ResB, E>(
         Outcome::Stale(stale) => Ok(stale),
         Outcome::Answered(answered) => {
             // The fill has left it to whoever decides which of the two it will be.
-            if let Ok(response) = &answered
-                && falls_back
-                && policy::is_failure(response.status(), response.headers())
-            {
+            if answered.is_ok() && falls_back {
                 count(&shared.counters.misses);
             }
             answered

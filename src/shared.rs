@@ -83,6 +83,10 @@ impl InFlight {
     pub(crate) fn born(&self) -> u64 {
         self.birth.at()
     }
+
+    pub(crate) fn birth(&self) -> &Birth {
+        &self.birth
+    }
 }
 
 /// Marks that were kept for the sake of a birth may go when that is gone.

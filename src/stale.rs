@@ -77,7 +77,8 @@ impl Fallback {
     pub(crate) fn serve_late<B>(&self) -> Option<Response<ResponseBody<B>>> {
         let served = self.serve();
         if served.is_some() {
-            self.entry.attempts.put_off(self.config.waiting.retry_after);
+            let pause = self.config.waiting.retry_after;
+            self.entry.attempts.are_overdue(pause);
         }
         served
     }

@@ -443,6 +443,8 @@ reasons! {
     DoNotStore = "do-not-store",
     /// The handler spoke to its scope after the response's head was sent.
     LateScope = "late-scope",
+    /// A purge of one of the response's tags is under way, or holds off what is stored.
+    HeldOff = "held-off",
     /// A stale response is served while it is fetched anew.
     StaleWhileRevalidate = "stale-while-revalidate",
     /// A stale response is served because it could not be fetched anew, or not in time.

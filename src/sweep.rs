@@ -32,9 +32,7 @@ impl Shared {
     }
 
     fn keeps(&self, entry: &Entry, now: Instant) -> bool {
-        self.purges
-            .is_current(entry.stamp.born(), entry.stamp.tags())
-            && entry.life(now) != Life::Over
+        self.purges.keeps(&entry.stamp) && entry.life(now) != Life::Over
     }
 }
 

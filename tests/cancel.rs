@@ -443,7 +443,12 @@ async fn drop_a_purge(case: Case) -> bool {
         case.pace.step().await;
     }
     let marks_before = handle.stats().purges;
-    let purged = poll_then_drop(handle.purge(Tag::new("t")), case.pace, case.polls).await;
+    let purged = poll_then_drop(
+        handle.purge(Tag::new("t")).into_future(),
+        case.pace,
+        case.polls,
+    )
+    .await;
     assert_eq!(purged, case.polls > 0);
     assert_eq!(handle.stats().purges - marks_before, u64::from(purged));
     all_are_answered(&case, asked).await;

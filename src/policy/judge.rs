@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Policy, cache_control::CacheControl};
 use crate::{
     clock::shortened,
-    entry::{Head, age},
+    entry::{Head, TagNames, age},
     grpc::{content_type_starts_with, is_grpc},
     key::{Identity, Selection},
     status::Reason,
@@ -26,6 +26,8 @@ pub(crate) struct Candidate<'a> {
     /// As they were before a seal.
     pub(crate) headers_as_asked: &'a HeaderMap,
     pub(crate) request_tags: Tags,
+    /// Those of what is renewed.
+    pub(crate) renewed_tags: Option<&'a TagNames>,
     pub(crate) response: &'a response::Parts,
     pub(crate) gathered: Gathered,
     pub(crate) body: &'a SizeHint,
@@ -70,9 +72,7 @@ impl Policy {
     }
 
     fn plan(&self, candidate: Candidate<'_>) -> Result<Plan, Reason> {
-        let Candidate {
-            response, gathered, ..
-        } = candidate;
+        let response = candidate.response;
         let headers = &response.headers;
         let ttl = match self.ttl_of(response.status) {
             Some(ttl) => ttl,
@@ -107,12 +107,12 @@ impl Policy {
         if length > self.max_body_bytes as u64 {
             return Err(Reason::TooLarge);
         }
-        let tags = self.tags(candidate.request_tags, &gathered, response)?;
+        let tags = self.tags(&candidate)?;
         let ttl = self
             .lifetime(cache_control.s_maxage, response)
             .unwrap_or(ttl);
         // What was stored together does not expire together.
-        let ttl = shortened(ttl.min(gathered.at_most()), self.jitter);
+        let ttl = shortened(ttl.min(candidate.gathered.at_most()), self.jitter);
         if ttl.is_zero() && !response.status.is_server_error() {
             return Err(Reason::NoLifetime);
         }
@@ -136,6 +136,21 @@ impl Policy {
         })
     }
 
+    /// Whether an answer that is not stored says that what is stored is to be served no more: that it is gone, or that its like is
+    /// not to be shared. Others say nothing of it: that it is elsewhere for a while, that this requester may not have it, or
+    /// asks too often.
+    pub(crate) fn is_no_more(&self, response: &response::Parts) -> bool {
+        let gone = matches!(response.status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        let withdrawn = || {
+            let said = CacheControl::of(&response.headers).err();
+            matches!(
+                said,
+                Some(Reason::NoStore | Reason::Private | Reason::NoCache)
+            )
+        };
+        gone || (self.ttl_of(response.status).is_some() && withdrawn())
+    }
+
     /// What the response says of its lifetime, or what the application makes of its head.
     fn lifetime(&self, s_maxage: Option<Duration>, response: &response::Parts) -> Option<Duration> {
         // RFC 9111 §4.2: a lifetime that the response states is counted from its origin.
@@ -146,23 +161,22 @@ impl Policy {
     }
 
     /// All tags of a response, wherever they come from, each once.
-    fn tags(
-        &self,
-        request: Tags,
-        gathered: &Gathered,
-        response: &response::Parts,
-    ) -> Result<Vec<Box<[u8]>>, Reason> {
+    fn tags(&self, candidate: &Candidate<'_>) -> Result<Vec<Box<[u8]>>, Reason> {
+        let response = candidate.response;
         let extensions = response.extensions.get::<Tags>();
-        let typed = request
+        let typed = candidate
+            .request_tags
             .iter()
-            .chain(&gathered.tags)
+            .chain(&candidate.gathered.tags)
             .chain(extensions.into_iter().flatten());
         let headers = self
             .tag_headers
             .iter()
             .flat_map(|header| header.tags(&response.headers));
+        let typed = typed.map(Tag::as_str).map(str::as_bytes);
+        let renewed = candidate.renewed_tags.into_iter().flat_map(TagNames::iter);
         let mut tags: Vec<Box<[u8]>> = Vec::new();
-        for tag in typed.map(Tag::as_str).map(str::as_bytes).chain(headers) {
+        for tag in typed.chain(headers).chain(renewed) {
             if tag.len() > self.max_tag_bytes {
                 return Err(Reason::TagTooLong);
             }

@@ -182,5 +182,28 @@ pub(crate) fn ask_for_the_whole(headers: &mut HeaderMap) {
     headers.remove("grpc-timeout");
 }
 
+/// Makes a request one that asks whether what is stored has changed (RFC 9111 §4.3.1). `false` if it has nothing to be asked
+/// by, or may not be.
+pub(crate) fn ask_conditionally(parts: &mut request::Parts, stored: &Entry) -> bool {
+    let headers = &stored.head.headers;
+    if parts.method != Method::GET || stored.head.status != StatusCode::OK {
+        return false;
+    }
+    if let Some(tag) = headers.get(header::ETAG) {
+        parts.headers.insert(header::IF_NONE_MATCH, tag.clone());
+        return true;
+    }
+    // A date tells seconds apart: not what has changed in the one in which it was made. Where a purge says that it has changed, that
+    // is not good enough.
+    let date = headers.get(header::LAST_MODIFIED);
+    let date = date.filter(|_| stored.stamp.stale_since().is_none());
+    if let Some(date) = date {
+        parts
+            .headers
+            .insert(header::IF_MODIFIED_SINCE, date.clone());
+    }
+    date.is_some()
+}
+
 #[cfg(test)]
 mod tests;

@@ -8,19 +8,18 @@
 //! Marks are given up when nothing older than them can be left: see [`PurgeClock::end_sweep`].
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
+    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
 };
 
+use tokio::time::Instant;
+
+use super::marks::{Force, Marks, TagHash, Targets, Verdict};
 use crate::{
     mutant::{Mutant, Mutants},
-    sync::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock, RwLockReadGuard},
+    sync::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
-
-/// A tag, or the key of a request, as a keyed 64-bit hash: a collision purges too much, never too little.
-pub(crate) type TagHash = u64;
 
 #[derive(Debug)]
 pub(crate) struct PurgeClock {
@@ -38,29 +37,8 @@ pub(crate) struct PurgeClock {
 /// Above zero, so that a stamp can be older than everything.
 const FIRST_EPOCH: u64 = 1;
 
-/// Births of the fills in flight: how many of each.
-type Births = BTreeMap<u64, usize>;
-
-#[derive(Default)]
-struct Marks {
-    at: HashMap<TagHash, u64>,
-    /// No mark is below this.
-    oldest: u64,
-    /// Everything born below counts as purged.
-    floor: u64,
-    /// The epoch at which the last sweep began.
-    swept: u64,
-}
-
-/// How many there are, not which.
-impl fmt::Debug for Marks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Marks")
-            .field("marks", &self.at.len())
-            .field("floor", &self.floor)
-            .finish_non_exhaustive()
-    }
-}
+/// Births of the fills in flight, by epoch and time: how many of each. Both rise together.
+type Births = BTreeMap<(u64, Instant), usize>;
 
 /// What a request notes when it arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +52,11 @@ pub(crate) struct Arrival {
 pub(crate) struct Stamp {
     born: u64,
     tags: Box<[TagHash]>,
-    /// No mark up to this epoch is above `born`: a hit while nothing was purged is one comparison.
+    /// No hard mark up to this epoch is above `born`, and a soft one was noted: a hit while nothing was purged is one
+    /// comparison.
     valid_at: AtomicU64,
+    /// When it was purged softly. Noted before `valid_at` is raised.
+    stale_since: OnceLock<Instant>,
 }
 
 impl Stamp {
@@ -85,11 +66,13 @@ impl Stamp {
             born,
             tags,
             valid_at,
+            stale_since: OnceLock::new(),
         }
     }
 
-    pub(crate) fn born(&self) -> u64 {
-        self.born
+    /// Since when it has been stale because of a soft purge. Asked after [`PurgeClock::is_valid`].
+    pub(crate) fn stale_since(&self) -> Option<Instant> {
+        self.stale_since.get().copied()
     }
 
     pub(crate) fn tags(&self) -> &[TagHash] {
@@ -102,10 +85,7 @@ impl PurgeClock {
         Self {
             epoch: AtomicU64::new(FIRST_EPOCH),
             drops: AtomicU64::new(0),
-            marks: RwLock::new(Marks {
-                swept: FIRST_EPOCH,
-                ..Marks::default()
-            }),
+            marks: RwLock::new(Marks::swept_at(FIRST_EPOCH)),
             max_marks,
             births: Mutex::new(Births::new()),
             hasher: RandomState::new(),
@@ -125,25 +105,36 @@ impl PurgeClock {
     /// Marks these tags. When it returns, every request that arrives finds all that was born before invalid.
     ///
     /// Several tags are one epoch. Beyond `max_marks` the floor is raised: too much is purged, never too little.
-    pub(crate) fn purge(&self, tags: impl IntoIterator<Item = TagHash>) -> u64 {
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
-        let epoch = self.epoch.load(Ordering::Relaxed) + 1;
-        for tag in tags {
-            marks.insert(tag, epoch);
-        }
-        if marks.at.len() > self.max_marks {
-            marks.raise_floor_to_half();
-        }
-        // The marks stand before the epoch shows them: who reads this epoch, and finds no mark up to it, never will.
-        self.epoch.store(epoch, Ordering::Release);
-        epoch
+    pub(crate) fn purge(&self, targets: &Targets, force: Force) -> u64 {
+        self.mark(targets, force, |_| {})
     }
 
-    /// Marks everything.
-    pub(crate) fn purge_all(&self) -> u64 {
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+    /// As [`purge`](Self::purge), and what bears these tags and begins until then is not stored.
+    pub(crate) fn purge_and_hold_off(&self, targets: &Targets, force: Force, until: Instant) {
+        self.mark(targets, force, |marks| {
+            marks.hold_off(targets, until, self.max_marks);
+        });
+    }
+
+    /// From now on nothing is stored that bears one of these tags.
+    pub(crate) fn hold(&self, targets: &Targets) {
+        self.write_marks().hold(targets);
+    }
+
+    /// Marks these tags, and ends a [`hold`](Self::hold) of them, both at once: what is born before is never valid.
+    pub(crate) fn purge_and_release(&self, targets: &Targets, force: Force) {
+        self.mark(targets, force, |marks| marks.release(targets));
+    }
+
+    fn mark(&self, targets: &Targets, force: Force, also: impl FnOnce(&mut Marks)) -> u64 {
+        let mut marks = self.write_marks();
         let epoch = self.epoch.load(Ordering::Relaxed) + 1;
-        marks.raise_floor(epoch);
+        marks.insert(targets, force, epoch);
+        if marks.len() > self.max_marks {
+            marks.raise_floor_to_half();
+        }
+        also(&mut marks);
+        // The marks stand before the epoch shows them: who reads this epoch, and finds no mark up to it, never will.
         self.epoch.store(epoch, Ordering::Release);
         epoch
     }
@@ -158,7 +149,8 @@ impl PurgeClock {
 
     /// Whether a stored response may be served to a request that arrived then.
     pub(crate) fn is_valid(&self, stamp: &Stamp, arrival: Arrival) -> bool {
-        if stamp.valid_at.load(Ordering::Relaxed) >= arrival.epoch
+        // `Acquire`: with the epoch, that it has been stale since then is seen.
+        if stamp.valid_at.load(Ordering::Acquire) >= arrival.epoch
             || self.mutants.has(Mutant::NoCheckWhenReading)
         {
             return true;
@@ -167,21 +159,22 @@ impl PurgeClock {
         // A sweep may have dropped a mark of this response after the response was taken from the store: then that
         // no mark is found says nothing. It is rare, and counts as a miss.
         let overtaken = self.drops.load(Ordering::Relaxed) != arrival.drops;
-        if (overtaken && !self.mutants.has(Mutant::SweepNotNoticed))
-            || marks.purged(stamp.born, &stamp.tags)
-        {
+        if (overtaken && !self.mutants.has(Mutant::SweepNotNoticed)) || !note(&marks, stamp) {
             return false;
         }
-        stamp.valid_at.fetch_max(arrival.epoch, Ordering::Relaxed);
+        stamp.valid_at.fetch_max(arrival.epoch, Ordering::Release);
         true
     }
 
     /// Whether no purge at all has come after a stored response that a request found when it arrived: what is asked before
     /// it is used after a wait.
     pub(crate) fn is_still_valid(&self, stamp: &Stamp, arrival: Arrival) -> bool {
+        if self.mutants.has(Mutant::NoCheckWhenReading) {
+            return true;
+        }
         let marks = self.read_marks();
         let overtaken = self.drops.load(Ordering::Relaxed) != arrival.drops;
-        !overtaken && !marks.purged(stamp.born, &stamp.tags)
+        !overtaken && note(&marks, stamp)
     }
 
     /// Whether a response that a request waited for may be given to it. Its [`Birth`] must be alive, so that no mark
@@ -191,12 +184,29 @@ impl PurgeClock {
         // one in `(born, arrival]`.
         arrival.epoch <= born
             || self.mutants.has(Mutant::FollowersNotChecked)
-            || !self.read_marks().purged(born, tags)
+            || self.read_marks().verdict(born, tags) == Verdict::Current
     }
 
-    /// Whether no purge came after this birth, for any of these tags: what a store or a sweep asks.
-    pub(crate) fn is_current(&self, born: u64, tags: &[TagHash]) -> bool {
-        !self.read_marks().purged(born, tags)
+    /// Whether a response may be stored: no hard purge came after its birth, and none of its tags is held. What was purged
+    /// softly is stored, as stale as it is.
+    pub(crate) fn may_store(&self, birth: &Birth, tags: &[TagHash]) -> bool {
+        let marks = self.read_marks();
+        marks.verdict(birth.at, tags) != Verdict::Purged && !marks.holds(birth.began, tags)
+    }
+
+    /// Whether one of these tags is held, so that a response born then is not stored.
+    pub(crate) fn holds(&self, birth: &Birth, tags: &[TagHash]) -> bool {
+        self.read_marks().holds(birth.began, tags)
+    }
+
+    /// What a sweep asks of each stored response: whether it is to be kept. That it was purged softly is noted with it, so that the
+    /// mark may go.
+    pub(crate) fn keeps(&self, stamp: &Stamp) -> bool {
+        let marks = self.read_marks();
+        if self.mutants.has(Mutant::SoftMarkForgotten) {
+            return marks.verdict(stamp.born, &stamp.tags) != Verdict::Purged;
+        }
+        note(&marks, stamp)
     }
 
     /// A fill is about to call the inner service: its birth, which holds back the marks above it while it is alive.
@@ -209,11 +219,13 @@ impl PurgeClock {
             Ordering::Acquire
         };
         let at = self.epoch.load(order);
-        *births.entry(at).or_default() += 1;
+        let began = Instant::now();
+        *births.entry((at, began)).or_default() += 1;
         drop(births);
         Birth {
             clock: self.clone(),
             at,
+            began,
         }
     }
 
@@ -222,10 +234,10 @@ impl PurgeClock {
         let upto = self.superfluous_after_sweep();
         let marks = self.read_marks();
         self.epoch.load(Ordering::Acquire) > marks.swept
-            || (!marks.at.is_empty() && marks.oldest <= upto)
+            || marks.oldest().is_some_and(|oldest| oldest <= upto)
     }
 
-    /// A sweep of the store begins: every response in it that is not [`is_current`](Self::is_current) is to be removed.
+    /// A sweep of the store begins: every response in it that it does not [`keep`](Self::keeps) is to be removed.
     pub(crate) fn begin_sweep(&self) -> Sweep {
         let epoch = self.epoch.load(Ordering::Acquire);
         let upto = self.superfluous_after_sweep().min(epoch);
@@ -234,12 +246,21 @@ impl PurgeClock {
 
     /// The sweep has seen all that was stored when it began: drops the marks that it made superfluous.
     pub(crate) fn end_sweep(&self, sweep: &Sweep) {
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        let all_began_after = self.all_began_after();
+        let mut marks = self.write_marks();
         marks.swept = sweep.epoch;
-        if marks.at.values().any(|&mark| mark <= sweep.upto) {
+        if marks.any_upto(sweep.upto) {
             self.drops.fetch_add(1, Ordering::Release);
         }
         marks.retain_above(sweep.upto);
+        marks.end_hold_offs(all_began_after);
+    }
+
+    /// No fill in flight began before this, nor will one.
+    fn all_began_after(&self) -> Instant {
+        let births = self.births();
+        let oldest = births.first_key_value().map(|((_, began), _)| *began);
+        oldest.unwrap_or_else(Instant::now)
     }
 
     /// The newest mark that a sweep begun now will leave without a purpose. A mark speaks of responses born before it:
@@ -248,7 +269,7 @@ impl PurgeClock {
         let births = self.births();
         let epoch = self.epoch.load(Ordering::Acquire);
         match births.first_key_value() {
-            Some((&oldest, _)) if !self.mutants.has(Mutant::MarkDroppedTooEarly) => {
+            Some((&(oldest, _), _)) if !self.mutants.has(Mutant::MarkDroppedTooEarly) => {
                 oldest.min(epoch)
             }
             _ => epoch,
@@ -256,7 +277,7 @@ impl PurgeClock {
     }
 
     pub(crate) fn marks(&self) -> usize {
-        self.read_marks().at.len()
+        self.read_marks().len()
     }
 
     /// How many fills are in flight, or are still being read of.
@@ -268,44 +289,24 @@ impl PurgeClock {
         self.marks.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn write_marks(&self) -> RwLockWriteGuard<'_, Marks> {
+        self.marks.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn births(&self) -> MutexGuard<'_, Births> {
         self.births.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Marks {
-    fn insert(&mut self, tag: TagHash, epoch: u64) {
-        if self.at.is_empty() {
-            self.oldest = epoch;
+/// Whether a stored response is still valid. That it is stale is noted with it.
+fn note(marks: &Marks, stamp: &Stamp) -> bool {
+    match marks.verdict(stamp.born, &stamp.tags) {
+        Verdict::Current => true,
+        Verdict::Stale(since) => {
+            stamp.stale_since.get_or_init(|| since);
+            true
         }
-        self.at.insert(tag, epoch);
-    }
-
-    fn purged(&self, born: u64, tags: &[TagHash]) -> bool {
-        born < self.floor
-            || (!self.at.is_empty()
-                && tags
-                    .iter()
-                    .any(|tag| self.at.get(tag).is_some_and(|&mark| mark > born)))
-    }
-
-    fn raise_floor(&mut self, floor: u64) {
-        self.floor = floor;
-        self.retain_above(floor);
-    }
-
-    /// A purge of many tags is one epoch, so that more than half may go; never fewer.
-    fn raise_floor_to_half(&mut self) {
-        let mut epochs: Vec<u64> = self.at.values().copied().collect();
-        let half = epochs.len() / 2;
-        let (_, &mut median, _) = epochs.select_nth_unstable(half);
-        self.raise_floor(median);
-    }
-
-    fn retain_above(&mut self, epoch: u64) {
-        self.at.retain(|_, &mut mark| mark > epoch);
-        self.at.shrink_to_fit();
-        self.oldest = self.at.values().copied().min().unwrap_or(epoch);
+        Verdict::Purged => false,
     }
 }
 
@@ -321,6 +322,7 @@ pub(crate) struct Sweep {
 pub(crate) struct Birth {
     clock: Arc<PurgeClock>,
     at: u64,
+    began: Instant,
 }
 
 impl Birth {
@@ -332,10 +334,11 @@ impl Birth {
 impl Drop for Birth {
     fn drop(&mut self) {
         let mut births = self.clock.births();
-        if let Some(count) = births.get_mut(&self.at) {
+        let key = (self.at, self.began);
+        if let Some(count) = births.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
-                births.remove(&self.at);
+                births.remove(&key);
             }
         }
     }
@@ -347,6 +350,14 @@ mod tests {
 
     fn clock() -> Arc<PurgeClock> {
         Arc::new(PurgeClock::new(8))
+    }
+
+    fn purge(clock: &PurgeClock, tags: impl IntoIterator<Item = TagHash>) {
+        clock.purge(&Targets::any(tags), Force::Hard);
+    }
+
+    fn is_current(born: u64, tags: &[TagHash], clock: &PurgeClock) -> bool {
+        clock.keeps(&Stamp::new(born, tags.into()))
     }
 
     fn sweep(clock: &PurgeClock) {
@@ -361,7 +372,7 @@ mod tests {
         let born = clock.bear().at();
         let (tagged, other) = (Stamp::new(born, [7].into()), Stamp::new(born, [8].into()));
         let before = clock.arrive();
-        clock.purge([7]);
+        purge(&clock, [7]);
         let after = clock.arrive();
         assert!(!clock.is_valid(&tagged, after));
         assert!(clock.is_valid(&other, after));
@@ -377,7 +388,7 @@ mod tests {
     fn a_purge_of_everything_needs_no_tag() {
         let clock = clock();
         let stamp = Stamp::new(clock.bear().at(), [].into());
-        clock.purge_all();
+        clock.purge(&Targets::everything(), Force::Hard);
         assert!(!clock.is_valid(&stamp, clock.arrive()));
         assert!(clock.is_valid(&Stamp::new(clock.bear().at(), [].into()), clock.arrive()));
     }
@@ -387,7 +398,7 @@ mod tests {
     fn marks_go_with_the_sweep_and_wait_for_older_fills() {
         let clock = clock();
         let fill = clock.bear();
-        clock.purge([7]);
+        purge(&clock, [7]);
         assert!(clock.wants_sweep());
         sweep(&clock);
         assert_eq!(
@@ -395,7 +406,7 @@ mod tests {
             1,
             "the fill may still store what bears this tag"
         );
-        assert!(!clock.is_current(fill.at(), &[7]));
+        assert!(!is_current(fill.at(), &[7], &clock));
         assert!(!clock.wants_sweep());
         drop(fill);
         assert!(clock.wants_sweep());
@@ -409,7 +420,7 @@ mod tests {
     fn a_reader_that_a_sweep_overtook_finds_nothing_valid() {
         let clock = clock();
         let taken_from_the_store = Stamp::new(clock.bear().at(), [7].into());
-        clock.purge([7]);
+        purge(&clock, [7]);
         let arrival = clock.arrive();
         sweep(&clock);
         assert_eq!(clock.marks(), 0);
@@ -427,10 +438,10 @@ mod tests {
         let clock = clock();
         clock.mutants.switch_on(Mutant::MarkDroppedTooEarly);
         let fill = clock.bear();
-        clock.purge([7]);
+        purge(&clock, [7]);
         sweep(&clock);
         assert!(
-            clock.is_current(fill.at(), &[7]),
+            is_current(fill.at(), &[7], &clock),
             "this is what the births are for"
         );
     }
@@ -441,15 +452,15 @@ mod tests {
         let clock = clock();
         let old = Stamp::new(clock.bear().at(), [100].into());
         for tag in 0..8 {
-            clock.purge([tag]);
+            purge(&clock, [tag]);
         }
         assert_eq!(clock.marks(), 8);
         assert!(clock.is_valid(&old, clock.arrive()));
-        clock.purge([8]);
+        purge(&clock, [8]);
         assert!(clock.marks() <= 5);
         assert!(!clock.is_valid(&old, clock.arrive()), "too much is purged");
         for tag in 0..9 {
-            assert!(!clock.is_current(1, &[tag]), "and never too little");
+            assert!(!is_current(1, &[tag], &clock), "and never too little");
         }
         let new = Stamp::new(clock.bear().at(), [100].into());
         assert!(clock.is_valid(&new, clock.arrive()));
@@ -459,7 +470,7 @@ mod tests {
     fn one_purge_of_more_tags_than_there_may_be_marks_purges_everything_before_it() {
         let clock = clock();
         let (tagged, other) = (Stamp::new(1, [3].into()), Stamp::new(1, [100].into()));
-        clock.purge(0..9);
+        purge(&clock, 0..9);
         assert_eq!(clock.marks(), 0);
         assert!(!clock.is_valid(&tagged, clock.arrive()));
         assert!(!clock.is_valid(&other, clock.arrive()));
@@ -471,10 +482,153 @@ mod tests {
         let clock = clock();
         let fill = clock.bear();
         let early = clock.arrive();
-        clock.purge([7]);
+        purge(&clock, [7]);
         let late = clock.arrive();
         assert!(clock.may_share(fill.at(), &[7], early));
         assert!(!clock.may_share(fill.at(), &[7], late));
         assert!(clock.may_share(fill.at(), &[8], late));
+    }
+
+    fn soft(at: Instant) -> Force {
+        Force::Soft(at)
+    }
+
+    // Invariant 40.
+    #[test]
+    fn what_is_purged_softly_is_valid_and_stale_since_then_also_when_its_mark_is_gone() {
+        for swept in [false, true] {
+            let clock = clock();
+            let (stamp, other) = (Stamp::new(1, [7].into()), Stamp::new(1, [8].into()));
+            let at = Instant::now();
+            clock.purge(&Targets::any([7]), soft(at));
+            if swept {
+                assert!(clock.keeps(&stamp));
+                sweep(&clock);
+                assert_eq!(clock.marks(), 0);
+            }
+            let arrival = clock.arrive();
+            assert!(clock.is_valid(&stamp, arrival) && clock.is_valid(&other, arrival));
+            assert_eq!((stamp.stale_since(), other.stale_since()), (Some(at), None));
+            let later = Stamp::new(clock.bear().at(), [7].into());
+            assert!(clock.is_valid(&later, clock.arrive()));
+            assert_eq!(later.stale_since(), None);
+            purge(&clock, [7]);
+            assert!(!clock.is_valid(&stamp, clock.arrive()));
+        }
+    }
+
+    // Invariant 40.
+    #[test]
+    fn a_hard_purge_counts_whatever_soft_ones_come_before_and_after() {
+        let clock = clock();
+        let stamp = Stamp::new(1, [7].into());
+        clock.purge(&Targets::any([7]), soft(Instant::now()));
+        purge(&clock, [7]);
+        clock.purge(&Targets::any([7]), soft(Instant::now()));
+        clock.purge(&Targets::everything(), soft(Instant::now()));
+        assert!(!clock.is_valid(&stamp, clock.arrive()));
+    }
+
+    #[test]
+    fn it_is_stale_since_the_first_soft_purge() {
+        let clock = clock();
+        let (first, second) = (
+            Instant::now(),
+            Instant::now() + std::time::Duration::from_secs(9),
+        );
+        let stamp = Stamp::new(1, [7, 8].into());
+        clock.purge(&Targets::any([8]), soft(second));
+        clock.purge(&Targets::any([7]), soft(first));
+        clock.purge(&Targets::everything(), soft(second));
+        assert!(clock.is_valid(&stamp, clock.arrive()));
+        assert_eq!(stamp.stale_since(), Some(first));
+    }
+
+    // Invariants 36, 43.
+    #[test]
+    fn what_bears_all_tags_of_a_purge_is_purged_and_what_bears_some_is_not() {
+        let clock = clock();
+        let epoch = clock.arrive().epoch;
+        clock.purge(&Targets::all([3, 1, 2, 3]), Force::Hard);
+        assert_eq!((clock.marks(), clock.arrive().epoch), (1, epoch + 1));
+        let valid = |tags: &[u64]| clock.is_valid(&Stamp::new(1, tags.into()), clock.arrive());
+        assert!(!valid(&[1, 2, 3]) && !valid(&[9, 3, 2, 1, 8]));
+        assert!(valid(&[1, 2]) && valid(&[2, 3]) && valid(&[1]) && valid(&[]));
+        clock.purge(&Targets::all([2]), Force::Hard);
+        assert!(!valid(&[1, 2]), "of one tag it is a purge of that");
+        assert!(Targets::all([]).is_empty());
+    }
+
+    // Invariants 41, 57.
+    #[test]
+    fn purges_of_several_tags_together_are_bounded_and_beyond_that_too_much_is_purged() {
+        let clock = Arc::new(PurgeClock::new(1000));
+        for other in 0..64 {
+            clock.purge(&Targets::all([0, 100 + other]), Force::Hard);
+        }
+        let valid = |tags: &[u64]| clock.is_valid(&Stamp::new(1, tags.into()), clock.arrive());
+        assert!(valid(&[0]) && !valid(&[0, 163]) && clock.marks() == 64);
+        clock.purge(&Targets::all([0, 99]), Force::Hard);
+        assert!(!valid(&[0]) && clock.marks() == 65);
+        sweep(&clock);
+        assert_eq!(clock.marks(), 0);
+        // More tags than are looked at together.
+        clock.purge(&Targets::all(0..17), Force::Hard);
+        let first_sixteen: Vec<u64> = (0..16).collect();
+        assert!(!valid(&first_sixteen));
+    }
+
+    // Invariant 38.
+    #[test]
+    fn while_a_tag_is_held_nothing_that_bears_it_is_stored_and_nothing_born_meanwhile_after() {
+        let clock = clock();
+        let held = Targets::any([7]);
+        let before = clock.bear();
+        clock.hold(&held);
+        clock.hold(&held);
+        let between = clock.bear();
+        clock.purge_and_release(&held, Force::Hard);
+        assert!(!clock.may_store(&before, &[7]) && !clock.may_store(&between, &[7]));
+        assert!(
+            !clock.may_store(&clock.bear(), &[7]),
+            "it is held once more"
+        );
+        assert!(clock.may_store(&between, &[8]));
+        clock.purge_and_release(&held, Force::Hard);
+        assert!(!clock.may_store(&between, &[7]));
+        assert!(clock.may_store(&clock.bear(), &[7]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_off_is_stored_if_it_began_late_enough_however_late_it_ends() {
+        let clock = clock();
+        let until = Instant::now() + std::time::Duration::from_secs(2);
+        clock.purge_and_hold_off(&Targets::any([7]), Force::Hard, until);
+        let early = clock.bear();
+        assert!(!clock.may_store(&early, &[7]) && clock.may_store(&early, &[8]));
+        tokio::time::advance(std::time::Duration::from_secs(2)).await;
+        let late = clock.bear();
+        purge(&clock, [9]);
+        sweep(&clock);
+        assert!(!clock.may_store(&early, &[7]), "a sweep must not forget it");
+        assert!(clock.may_store(&late, &[7]));
+        drop((early, late));
+        purge(&clock, [9]);
+        sweep(&clock);
+        assert!(clock.may_store(&clock.bear(), &[7]));
+    }
+
+    // Invariant 57.
+    #[tokio::test(start_paused = true)]
+    async fn as_many_tags_as_there_may_be_marks_are_held_off_and_with_one_more_everything() {
+        let clock = clock();
+        let until = Instant::now() + std::time::Duration::from_secs(2);
+        let hold_off = |tag| clock.purge_and_hold_off(&Targets::any([tag]), Force::Hard, until);
+        (0..8).for_each(hold_off);
+        assert!(clock.may_store(&clock.bear(), &[100]));
+        hold_off(8);
+        assert!(!clock.may_store(&clock.bear(), &[100]));
+        tokio::time::advance(std::time::Duration::from_secs(2)).await;
+        assert!(clock.may_store(&clock.bear(), &[100]));
     }
 }

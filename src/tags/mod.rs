@@ -1,10 +1,12 @@
 //! What a response shows, and what was purged since.
 
 mod clock;
+mod marks;
 mod tag;
 
 pub mod scope;
 
 pub(crate) use clock::{Arrival, Birth, PurgeClock, Stamp};
+pub(crate) use marks::{Force, Targets};
 pub use scope::CacheScope;
-pub use tag::{Tag, TagFamily, Tags};
+pub use tag::{Tag, TagFamily, Tagged, Tags};

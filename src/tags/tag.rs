@@ -352,6 +352,26 @@ impl Tags {
         self
     }
 
+    /// The responses that bear all of these, for a [purge](crate::CacheHandle::purge). Of none, there are none.
+    ///
+    /// The first 16 tags count: beyond them more is purged than bears all, never less.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheHandle, PurgeError, Tag, Tags};
+    /// # async fn example(cache: CacheHandle) -> Result<(), PurgeError> {
+    /// cache.purge(Tags::all_of([Tag::new("category:shoes"), Tag::new("shop:de")])).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn all_of(tags: impl Into<Self>) -> Tagged {
+        Tagged {
+            tags: tags.into(),
+            all: true,
+        }
+    }
+
     /// How many there are.
     ///
     /// # Examples
@@ -386,6 +406,34 @@ impl Tags {
     /// ```
     pub fn iter(&self) -> std::slice::Iter<'_, Tag> {
         self.0.iter()
+    }
+}
+
+/// Which responses a purge is of: those that bear any of some tags, or all of them.
+///
+/// Made of a [`Tag`], of several, of [`Tags`], or by [`Tags::all_of`].
+///
+/// # Examples
+///
+/// ```
+/// use tower_response_cache::{Tag, Tagged, Tags};
+///
+/// let shown_anywhere = Tagged::from([Tag::new("product:7"), Tag::new("product:8")]);
+/// let shown_together = Tags::all_of([Tag::new("product:7"), Tag::new("shop:de")]);
+/// # let _ = (shown_anywhere, shown_together);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tagged {
+    pub(crate) tags: Tags,
+    pub(crate) all: bool,
+}
+
+impl<T: Into<Tags>> From<T> for Tagged {
+    fn from(tags: T) -> Self {
+        Self {
+            tags: tags.into(),
+            all: false,
+        }
     }
 }
 

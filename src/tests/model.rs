@@ -18,7 +18,7 @@ use loom::{
 
 use crate::{
     mutant::Mutant,
-    tags::{PurgeClock, Stamp},
+    tags::{Force, PurgeClock, Stamp, Targets},
 };
 
 const TAG: u64 = 7;
@@ -45,7 +45,7 @@ impl World {
     fn fill(&self) {
         let birth = self.clock.bear();
         let version = self.row.load(Ordering::Relaxed);
-        if self.clock.is_current(birth.at(), &[TAG]) {
+        if self.clock.may_store(&birth, &[TAG]) {
             let entry = (Stamp::new(birth.at(), [TAG].into()), version);
             *self.stored.lock().unwrap() = Some(Arc::new(entry));
         }
@@ -53,7 +53,7 @@ impl World {
 
     fn change(&self) {
         self.row.store(NEW, Ordering::Relaxed);
-        self.clock.purge([TAG]);
+        self.clock.purge(&Targets::any([TAG]), Force::Hard);
     }
 
     fn ask(&self) -> Option<u64> {
@@ -62,11 +62,34 @@ impl World {
         self.clock.is_valid(&entry.0, arrival).then_some(entry.1)
     }
 
+    /// Purges softly: who asks afterwards may be served the old version, but is told that it is stale.
+    fn change_softly(&self) {
+        self.row.store(NEW, Ordering::Relaxed);
+        let softly = Force::Soft(tokio::time::Instant::now());
+        self.clock.purge(&Targets::any([TAG]), softly);
+    }
+
+    fn ask_for_what_is_fresh(&self) -> Option<u64> {
+        let arrival = self.clock.arrive();
+        let entry = self.stored.lock().unwrap().clone()?;
+        let is_fresh = self.clock.is_valid(&entry.0, arrival) && entry.0.stale_since().is_none();
+        is_fresh.then_some(entry.1)
+    }
+
+    fn must_not_be_fresh_and_old(&self) {
+        let answer = self.ask_for_what_is_fresh();
+        assert_ne!(
+            answer,
+            Some(OLD),
+            "a softly purged response was served as fresh"
+        );
+    }
+
     fn sweep(&self) {
         let sweep = self.clock.begin_sweep();
         let mut stored = self.stored.lock().unwrap();
         if let Some(entry) = &*stored
-            && !self.clock.is_current(entry.0.born(), entry.0.tags())
+            && !self.clock.keeps(&entry.0)
         {
             *stored = None;
         }
@@ -140,6 +163,66 @@ fn readers_against_purge_and_sweep(mutant: Option<Mutant>) -> impl Fn() + Send +
         sweeper.join().unwrap();
         world.must_not_be_old();
     }
+}
+
+fn fill_against_soft_purge_and_sweep(mutant: Option<Mutant>) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(mutant);
+        let filling = world.clone();
+        let fill = thread::spawn(move || filling.fill());
+        world.change_softly();
+        world.sweep();
+        world.must_not_be_fresh_and_old();
+        fill.join().unwrap();
+        world.must_not_be_fresh_and_old();
+        world.sweep();
+        world.must_not_be_fresh_and_old();
+    }
+}
+
+fn readers_against_soft_purge_and_sweep(
+    mutant: Option<Mutant>,
+) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(mutant);
+        world.fill();
+        let (reading, sweeping) = (world.clone(), world.clone());
+        let purged = Arc::new(AtomicU64::new(0));
+        let seen = purged.clone();
+        let reader = thread::spawn(move || {
+            let returned = seen.load(Ordering::Acquire) == 1;
+            let answer = reading.ask_for_what_is_fresh();
+            assert!(
+                !returned || answer != Some(OLD),
+                "stale, and served as fresh"
+            );
+        });
+        let sweeper = thread::spawn(move || sweeping.sweep());
+        world.change_softly();
+        purged.store(1, Ordering::Release);
+        world.must_not_be_fresh_and_old();
+        reader.join().unwrap();
+        sweeper.join().unwrap();
+        world.must_not_be_fresh_and_old();
+    }
+}
+
+// Invariants 38, 40: exhaustive for two threads.
+#[test]
+fn what_is_purged_softly_is_never_served_as_fresh() {
+    explore(None, fill_against_soft_purge_and_sweep(None));
+}
+
+// Invariant 40: three threads, up to four preemptions.
+#[test]
+fn who_asks_while_it_is_softly_purged_and_swept_is_never_served_it_as_fresh() {
+    explore(Some(4), readers_against_soft_purge_and_sweep(None));
+}
+
+#[test]
+fn a_soft_mark_that_a_sweep_forgets_would_show() {
+    let mutant = Some(Mutant::SoftMarkForgotten);
+    assert!(breaks(None, fill_against_soft_purge_and_sweep(mutant)));
 }
 
 // Invariants 36, 38: exhaustive for two threads.

@@ -1,0 +1,265 @@
+//! Purges: of what, how hard, and when.
+
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+
+use crate::{
+    clock::deadline_in,
+    error::PurgeError,
+    shared::{Shared, count},
+    tags::{Force, Tag, Tagged, Targets},
+};
+use tokio::time::Instant;
+
+/// A purge that is about to happen: it happens when it is awaited.
+///
+/// Made by [`CacheHandle::purge`](crate::CacheHandle::purge), [`purge_all`](crate::CacheHandle::purge_all),
+/// [`purge_request`](crate::CacheHandle::purge_request) and [`PurgeGuard::commit`]. It is hard, unless it is made
+/// [`soft`](Self::soft).
+///
+/// # Errors
+///
+/// None in this version: see [`PurgeError`].
+///
+/// # Cancel safety
+///
+/// A purge does not wait: whoever polls it once has purged; dropped before, it has done nothing.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_response_cache::{CacheHandle, PurgeError, Tag};
+///
+/// async fn indexed(cache: &CacheHandle) -> Result<(), PurgeError> {
+///     // The search index shows the change within two seconds; until then, nothing that it says is stored.
+///     cache.purge(Tag::new("search")).hold_off(Duration::from_secs(2)).await?;
+///     Ok(())
+/// }
+/// ```
+#[must_use = "a purge does nothing until it is awaited"]
+pub struct Purge {
+    shared: Arc<Shared>,
+    targets: Targets,
+    skipped: usize,
+    soft: bool,
+    hold_off: Option<Duration>,
+    held: Option<Held>,
+}
+
+impl Purge {
+    pub(crate) fn new(shared: &Arc<Shared>, targets: Targets, skipped: usize) -> Self {
+        Self {
+            shared: shared.clone(),
+            targets,
+            skipped,
+            soft: false,
+            hold_off: None,
+            held: None,
+        }
+    }
+
+    /// The responses are stale from now on, and may be served as such: while they are fetched anew, for as long as their layer's
+    /// [`stale_while_revalidate`](crate::CacheLayerBuilder::stale_while_revalidate) says, or if they cannot be, for its
+    /// [`stale_if_error`](crate::CacheLayerBuilder::stale_if_error), both counted from now. On a layer that has neither, this
+    /// is as hard as any purge. They are never fresh again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
+    /// # async fn example(cache: CacheHandle) -> Result<(), PurgeError> {
+    /// cache.purge(Tag::new("front-page")).soft().await?; // a little late is better than slow
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn soft(mut self) -> Self {
+        self.soft = true;
+        self
+    }
+
+    /// Responses with these tags whose handlers start within this time from now on are served and not stored: for handlers that
+    /// read what lags behind the change, such as a replica or a search index.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
+    /// # async fn example(cache: CacheHandle) -> Result<(), PurgeError> {
+    /// cache.purge(Tag::new("search")).hold_off(Duration::from_secs(2)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hold_off(mut self, lag: Duration) -> Self {
+        self.hold_off = Some(lag);
+        self
+    }
+
+    fn run(mut self) -> Purged {
+        let purges = &self.shared.purges;
+        let force = if self.soft {
+            Force::Soft(Instant::now())
+        } else {
+            Force::Hard
+        };
+        let purged = Purged {
+            marks: self.targets.len(),
+            skipped: self.skipped,
+        };
+        if self.targets.is_empty() {
+            return purged;
+        }
+        if let Some(lag) = self.hold_off {
+            purges.purge_and_hold_off(&self.targets, force, deadline_in(lag));
+        }
+        match self.held.take() {
+            Some(held) => held.release(force),
+            None if self.hold_off.is_none() => drop(purges.purge(&self.targets, force)),
+            None => {}
+        }
+        count(&self.shared.counters.purges);
+        self.shared.sweep_soon();
+        purged
+    }
+}
+
+impl IntoFuture for Purge {
+    type Output = Result<Purged, PurgeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async { Ok(self.run()) })
+    }
+}
+
+impl fmt::Debug for Purge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Purge")
+            .field("marks", &self.targets.len())
+            .field("soft", &self.soft)
+            .field("hold_off", &self.hold_off)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a purge did.
+///
+/// # Examples
+///
+/// ```
+/// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
+/// # async fn example(cache: CacheHandle) -> Result<(), PurgeError> {
+/// assert_eq!(cache.purge([Tag::new("a"), Tag::new("b")]).await?.marks, 2);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a purge says whether it covered everything"]
+#[non_exhaustive]
+pub struct Purged {
+    /// How many tags or keys were marked. Several tags that responses bear all are one.
+    pub marks: usize,
+    /// For how many layers the request of a purge by request has no key: a part is absent that has to be there. Nothing of
+    /// theirs was purged.
+    pub skipped: usize,
+}
+
+/// A purge that has begun, before the change that it is for: until it is committed, nothing that bears these tags is stored.
+///
+/// Made by [`CacheHandle::begin_purge`](crate::CacheHandle::begin_purge). Dropped without [`commit`](Self::commit), because
+/// the change failed, the task was cancelled, or somebody forgot, it purges all the same, hard: nothing stale is ever left.
+///
+/// # Examples
+///
+/// ```
+/// # use tower_response_cache::{CacheHandle, PurgeError, TagFamily};
+/// const PRODUCT: TagFamily<u64> = TagFamily::new("product");
+///
+/// async fn update(cache: &CacheHandle, id: u64) -> Result<(), PurgeError> {
+///     let purge = cache.begin_purge(PRODUCT.tag(id));
+///     // begin the transaction, change the product, commit the transaction; if that fails, `?` drops the guard
+///     purge.commit().await?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "dropped, it purges at once"]
+pub struct PurgeGuard {
+    held: Held,
+}
+
+impl PurgeGuard {
+    pub(crate) fn new(shared: &Arc<Shared>, targets: Targets) -> Self {
+        Self {
+            held: Held::new(shared, targets),
+        }
+    }
+
+    /// The change is visible to the handlers: purges, and lets responses with these tags be stored again. If the purge that this
+    /// gives is dropped instead of awaited, it has happened all the same, hard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
+    /// # async fn example(cache: CacheHandle) -> Result<(), PurgeError> {
+    /// let purge = cache.begin_purge(Tag::new("products"));
+    /// purge.commit().soft().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn commit(self) -> Purge {
+        let Self { held } = self;
+        let mut purge = Purge::new(&held.shared, held.targets.clone(), 0);
+        purge.held = Some(held);
+        purge
+    }
+}
+
+/// Tags that are held. On every way out they are released, and purged at the same time.
+#[derive(Debug)]
+struct Held {
+    shared: Arc<Shared>,
+    targets: Targets,
+    is_released: bool,
+}
+
+impl Held {
+    fn new(shared: &Arc<Shared>, targets: Targets) -> Self {
+        shared.purges.hold(&targets);
+        Self {
+            shared: shared.clone(),
+            targets,
+            is_released: false,
+        }
+    }
+
+    fn release(mut self, force: Force) {
+        self.is_released = true;
+        self.shared.purges.purge_and_release(&self.targets, force);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_released {
+            let purges = &self.shared.purges;
+            purges.purge_and_release(&self.targets, Force::Hard);
+            count(&self.shared.counters.purges);
+            self.shared.sweep_soon();
+        }
+    }
+}
+
+impl Shared {
+    /// The marks of these tags.
+    pub(crate) fn targets(&self, tagged: &Tagged) -> Targets {
+        let hash = |tag: &Tag| self.purges.hash_tag(tag.as_str().as_bytes());
+        let hashes = tagged.tags.iter().map(hash);
+        if tagged.all {
+            Targets::all(hashes)
+        } else {
+            Targets::any(hashes)
+        }
+    }
+}

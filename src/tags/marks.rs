@@ -1,0 +1,331 @@
+//! What was purged, and what is held: the tables behind the purge clock.
+
+use std::{collections::HashMap, fmt};
+
+use tokio::time::Instant;
+
+/// A tag, or the key of a request, as a keyed 64-bit hash: a collision purges too much, never too little.
+pub(crate) type TagHash = u64;
+
+/// What a purge is of.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Targets {
+    /// What bears any of these.
+    any: Vec<TagHash>,
+    /// What bears all of these.
+    all: Box<[TagHash]>,
+    everything: bool,
+}
+
+impl Targets {
+    pub(crate) fn any(tags: impl IntoIterator<Item = TagHash>) -> Self {
+        Self {
+            any: tags.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Of none, nothing. Beyond the first few, tags are not asked for: too much is purged, never too little.
+    pub(crate) fn all(tags: impl IntoIterator<Item = TagHash>) -> Self {
+        let mut all: Vec<_> = tags.into_iter().take(MAX_JOINED).collect();
+        all.sort_unstable();
+        all.dedup();
+        if all.len() == 1 {
+            return Self::any(all);
+        }
+        Self {
+            all: all.into(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn everything() -> Self {
+        Self {
+            everything: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many marks it takes.
+    pub(crate) fn len(&self) -> usize {
+        self.any.len() + usize::from(!self.all.is_empty()) + usize::from(self.everything)
+    }
+
+    fn each(&self) -> impl Iterator<Item = TagHash> {
+        self.any.iter().chain(&*self.all).copied()
+    }
+}
+
+/// How hard a purge is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Force {
+    /// Never served again.
+    Hard,
+    /// Stale from then on.
+    Soft(Instant),
+}
+
+/// What the marks say of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Current,
+    /// Purged softly, at this time or somewhat later.
+    Stale(Instant),
+    Purged,
+}
+
+/// The most tags that are looked at together.
+const MAX_JOINED: usize = 16;
+
+/// The most purges of several tags together that are kept in mind with one of these. One more is of that tag alone.
+const MAX_JOINTS: usize = 64;
+
+#[derive(Default)]
+pub(crate) struct Marks {
+    at: HashMap<TagHash, Mark>,
+    /// Of several tags together, with the first of them.
+    joints: HashMap<TagHash, Vec<Joint>>,
+    of_everything: Mark,
+    /// Everything born below counts as purged.
+    floor: u64,
+    /// No mark is below this.
+    oldest: u64,
+    /// The epoch at which the last sweep began.
+    pub(super) swept: u64,
+    /// Tags of purges that have begun: how many of each.
+    held: HashMap<TagHash, usize>,
+    /// Tags, and when a fill must begin to be stored.
+    held_off: HashMap<TagHash, Instant>,
+    /// When any fill must begin to be stored.
+    all_held_off: Option<Instant>,
+}
+
+/// When a tag was purged last; zero is never.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    hard: u64,
+    soft: u64,
+    /// When it was purged softly first, as far as that is kept in mind: nothing is served stale for longer than it may.
+    since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Joint {
+    others: Box<[TagHash]>,
+    mark: Mark,
+}
+
+/// How many there are, not which.
+impl fmt::Debug for Marks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Marks")
+            .field("marks", &self.len())
+            .field("floor", &self.floor)
+            .field("held", &self.held.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Mark {
+    fn set(&mut self, force: Force, epoch: u64) {
+        match force {
+            Force::Hard => self.hard = epoch,
+            Force::Soft(at) => {
+                self.soft = epoch;
+                self.since.get_or_insert(at);
+            }
+        }
+    }
+
+    fn newest(&self) -> u64 {
+        self.hard.max(self.soft)
+    }
+
+    fn verdict(&self, born: u64) -> Verdict {
+        match self.since {
+            _ if self.hard > born => Verdict::Purged,
+            Some(since) if self.soft > born => Verdict::Stale(since),
+            _ => Verdict::Current,
+        }
+    }
+}
+
+impl Verdict {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Purged, _) | (_, Self::Purged) => Self::Purged,
+            (Self::Stale(a), Self::Stale(b)) => Self::Stale(a.min(b)),
+            (Self::Stale(since), Self::Current) | (Self::Current, Self::Stale(since)) => {
+                Self::Stale(since)
+            }
+            (Self::Current, Self::Current) => Self::Current,
+        }
+    }
+}
+
+impl Marks {
+    pub(super) fn swept_at(epoch: u64) -> Self {
+        Self {
+            swept: epoch,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        let joints: usize = self.joints.values().map(Vec::len).sum();
+        self.at.len() + joints + usize::from(self.of_everything.newest() > 0)
+    }
+
+    pub(super) fn insert(&mut self, targets: &Targets, force: Force, epoch: u64) {
+        if self.len() == 0 {
+            self.oldest = epoch;
+        }
+        for tag in &targets.any {
+            self.at.entry(*tag).or_default().set(force, epoch);
+        }
+        if let [first, others @ ..] = &*targets.all {
+            self.join(*first, others, force, epoch);
+        }
+        if targets.everything {
+            match force {
+                Force::Hard => self.raise_floor(epoch),
+                Force::Soft(_) => self.of_everything.set(force, epoch),
+            }
+        }
+    }
+
+    fn join(&mut self, first: TagHash, others: &[TagHash], force: Force, epoch: u64) {
+        let joints = self.joints.entry(first).or_default();
+        let known = joints.iter_mut().find(|joint| *joint.others == *others);
+        if let Some(known) = known {
+            known.mark.set(force, epoch);
+        } else if joints.len() < MAX_JOINTS {
+            let mut mark = Mark::default();
+            mark.set(force, epoch);
+            joints.push(Joint {
+                others: others.into(),
+                mark,
+            });
+        } else {
+            self.at.entry(first).or_default().set(force, epoch);
+        }
+    }
+
+    /// What becomes of a response of this birth, with these tags.
+    pub(super) fn verdict(&self, born: u64, tags: &[TagHash]) -> Verdict {
+        if born < self.floor {
+            return Verdict::Purged;
+        }
+        let mut verdict = self.of_everything.verdict(born);
+        if self.at.is_empty() && self.joints.is_empty() {
+            return verdict;
+        }
+        for tag in tags {
+            if let Some(mark) = self.at.get(tag) {
+                verdict = verdict.and(mark.verdict(born));
+            }
+            for joint in self.joints.get(tag).into_iter().flatten() {
+                if joint.others.iter().all(|other| tags.contains(other)) {
+                    verdict = verdict.and(joint.mark.verdict(born));
+                }
+            }
+            if verdict == Verdict::Purged {
+                break;
+            }
+        }
+        verdict
+    }
+
+    fn raise_floor(&mut self, floor: u64) {
+        self.floor = floor;
+        self.retain_above(floor);
+    }
+
+    /// A purge of many tags is one epoch, so that more than half may go; never fewer.
+    pub(super) fn raise_floor_to_half(&mut self) {
+        let mut epochs: Vec<u64> = self.newest().collect();
+        let half = epochs.len() / 2;
+        let (_, &mut median, _) = epochs.select_nth_unstable(half);
+        self.raise_floor(median);
+    }
+
+    /// No mark is older than this. `None` if there is none.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        (self.len() > 0).then_some(self.oldest)
+    }
+
+    pub(super) fn any_upto(&self, epoch: u64) -> bool {
+        self.newest().any(|newest| newest <= epoch)
+    }
+
+    pub(super) fn retain_above(&mut self, epoch: u64) {
+        self.at.retain(|_, mark| mark.newest() > epoch);
+        self.at.shrink_to_fit();
+        self.joints.retain(|_, joints| {
+            joints.retain(|joint| joint.mark.newest() > epoch);
+            !joints.is_empty()
+        });
+        if self.of_everything.newest() <= epoch {
+            self.of_everything = Mark::default();
+        }
+        self.oldest = self.newest().min().unwrap_or(epoch);
+    }
+
+    fn newest(&self) -> impl Iterator<Item = u64> {
+        let joints = self.joints.values().flatten().map(|joint| &joint.mark);
+        let everything = std::iter::once(&self.of_everything);
+        let marks = self.at.values().chain(joints).chain(everything);
+        marks.map(Mark::newest).filter(|newest| *newest > 0)
+    }
+}
+
+/// What is not to be stored for a while.
+impl Marks {
+    pub(super) fn hold(&mut self, targets: &Targets) {
+        for tag in targets.each() {
+            *self.held.entry(tag).or_default() += 1;
+        }
+    }
+
+    pub(super) fn release(&mut self, targets: &Targets) {
+        for tag in targets.each() {
+            if let Some(count) = self.held.get_mut(&tag) {
+                *count -= 1;
+                if *count == 0 {
+                    self.held.remove(&tag);
+                }
+            }
+        }
+    }
+
+    /// Beyond so many tags as there may be marks, everything is held off: too little is stored, never too much.
+    pub(super) fn hold_off(&mut self, targets: &Targets, until: Instant, max: usize) {
+        for tag in targets.each() {
+            let known = self.held_off.entry(tag).or_insert(until);
+            *known = until.max(*known);
+        }
+        if targets.everything || self.held_off.len() > max {
+            let latest = self.held_off.drain().map(|(_, until)| until).max();
+            self.all_held_off = self.all_held_off.max(latest).max(Some(until));
+        }
+    }
+
+    /// Whether a response with these tags is not to be stored, whose fill began then.
+    pub(super) fn holds(&self, began: Instant, tags: &[TagHash]) -> bool {
+        let is_held = |tag| self.held.contains_key(tag);
+        let is_held_off = |tag| self.held_off.get(tag).is_some_and(|until| began < *until);
+        self.all_held_off.is_some_and(|until| began < until)
+            || (!self.held.is_empty() && tags.iter().any(is_held))
+            || (!self.held_off.is_empty() && tags.iter().any(is_held_off))
+    }
+
+    /// Every fill that is in flight or to come begins at or after this.
+    pub(super) fn end_hold_offs(&mut self, began: Instant) {
+        self.held_off.retain(|_, until| began < *until);
+        self.all_held_off = self.all_held_off.filter(|until| began < *until);
+    }
+}
