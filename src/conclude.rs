@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use crate::{
     body::ResponseBody,
     caught::Panic,
-    entry::Entry,
+    entry::{Entry, Recorded},
     mutant::Mutant,
     policy::{Candidate, Plan, Verdict},
-    recorder::{Audience, Errand, Recorder},
+    recorder::{Answer, Audience, Errand, Recorder},
     recording::Recording,
     renewal::Renewal,
     reply,
@@ -69,7 +69,7 @@ impl Errand {
 
     fn judge<B: Body, E>(
         mut self,
-        asked: Asked,
+        mut asked: Asked,
         scope: CacheScope,
         in_flight: InFlight,
         response: Response<B>,
@@ -83,7 +83,7 @@ impl Errand {
             );
         }
         let hint = body.size_hint();
-        let (plan, reason) = match self.verdict(asked, &scope, &parts, &hint, None) {
+        let (plan, reason) = match self.verdict(&mut asked, &scope, &parts, &hint, None) {
             Verdict::Store(plan) => (plan, None),
             Verdict::Share(plan, reason) => (plan, Some(reason)),
             Verdict::Failed(Some(plan)) if self.held.is_second_opinion() => {
@@ -100,13 +100,15 @@ impl Errand {
                 return Concluded::Passed(self.passed(response, reason));
             }
         };
-        let tags = self.hashes(&plan);
-        let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
         self.config.policy.strip(&mut parts.headers);
-        let head = self.labelled(Response::from_parts(parts, ()), reason);
-        let recording = Recording::new(hint);
-        let store = reason.is_none();
-        let recorder = Recorder::new(self, scope, in_flight, plan, tags, recording, store);
+        let (head, recorder) = self.recorded(
+            &asked.headers,
+            scope,
+            in_flight,
+            (plan, reason),
+            parts,
+            hint,
+        );
         Concluded::Recorded {
             head,
             recorder: Box::new(recorder),
@@ -114,11 +116,41 @@ impl Errand {
         }
     }
 
+    /// The answer's head as its requester gets it, and what records its body.
+    fn recorded(
+        mut self,
+        headers: &HeaderMap,
+        scope: CacheScope,
+        in_flight: InFlight,
+        (plan, reason): (Plan, Option<Reason>),
+        head: response::Parts,
+        hint: SizeHint,
+    ) -> (Response<()>, Recorder) {
+        let tags = self.hashes(&plan);
+        let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
+        let head = self.labelled(Response::from_parts(head, ()), reason);
+        let selection = &self.config.selection;
+        let recorded = self.asked.take().map(|asked| {
+            let headers = selection.recorded_headers(headers, plan.head.vary.names());
+            Box::new(Recorded::new(asked, headers))
+        });
+        let answer = Answer {
+            scope,
+            in_flight,
+            plan,
+            tags,
+            recorded,
+            recording: Recording::new(hint),
+            store: reason.is_none(),
+        };
+        (head, Recorder::new(self, answer))
+    }
+
     /// The inner service says that what is stored is still what it would answer: it is stored anew, with what the 304 says of
     /// it (RFC 9111 §4.3.4). Its requester, and those who wait, get the whole of it.
     fn not_modified<B>(
         mut self,
-        asked: Asked,
+        mut asked: Asked,
         scope: CacheScope,
         in_flight: InFlight,
         stored: &Arc<Entry>,
@@ -130,7 +162,7 @@ impl Errand {
         if stored.length_known {
             hint.set_exact(stored.body.len() as u64);
         }
-        let verdict = self.verdict(asked, &scope, &parts, &hint, Some(stored));
+        let verdict = self.verdict(&mut asked, &scope, &parts, &hint, Some(stored));
         self.config.policy.strip(&mut parts.headers);
         let plan = match verdict {
             Verdict::Store(plan) if is_same => Ok((plan, None)),
@@ -152,13 +184,15 @@ impl Errand {
                 return head.map(|()| ResponseBody::stored(stored));
             }
         };
-        let tags = self.hashes(&plan);
-        let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
-        let head = self.labelled(Response::from_parts(parts, ()), reason);
-        let recording = Recording::new(hint);
-        let reader = recording.reader();
-        let store = reason.is_none();
-        let mut recorder = Recorder::new(self, scope, in_flight, plan, tags, recording, store);
+        let (head, mut recorder) = self.recorded(
+            &asked.headers,
+            scope,
+            in_flight,
+            (plan, reason),
+            parts,
+            hint,
+        );
+        let reader = recorder.recording().reader();
         if !stored.body.is_empty() {
             recorder.data(&stored.body, true);
         }
@@ -168,7 +202,7 @@ impl Errand {
 
     fn verdict(
         &self,
-        asked: Asked,
+        asked: &mut Asked,
         scope: &CacheScope,
         response: &response::Parts,
         body: &SizeHint,
@@ -179,7 +213,7 @@ impl Errand {
             selection: &self.config.selection,
             request_headers: &asked.headers,
             headers_as_asked: asked.as_asked.as_ref().unwrap_or(&asked.headers),
-            request_tags: asked.tags,
+            request_tags: std::mem::take(&mut asked.tags),
             renewed_tags: renewed.map(|entry| &entry.tag_names),
             response,
             gathered: scope.close(),

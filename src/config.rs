@@ -20,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) waiting: Waiting,
     pub(crate) fill_mode: FillMode,
     pub(crate) report: Report,
+    /// Whether requests are recorded, so that what they were answered with can be asked for again.
+    pub(crate) refreshable: bool,
 }
 
 /// The bounds on what waits.

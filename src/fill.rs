@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, Request, Response, request};
 use http_body::{Body, Frame};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tower_service::Service;
 
 use crate::{
@@ -79,7 +79,7 @@ where
     }
 
     /// Runs in a task of its own, with nobody to answer: a stored response is fetched anew.
-    pub(crate) fn in_background(self, running: Running) {
+    pub(crate) fn in_background(self, running: Running) -> JoinHandle<()> {
         let (reply, _) = oneshot::channel();
         let scope = CacheScope::recording();
         let fill = scope::CURRENT.scope(scope.clone(), async move {
@@ -89,7 +89,7 @@ where
         });
         #[cfg(feature = "tracing")]
         let fill = tracing::Instrument::in_current_span(fill);
-        tokio::spawn(fill);
+        tokio::spawn(fill)
     }
 
     /// Runs in the task of its requester, which records the body as it reads it.

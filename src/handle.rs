@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use http::request;
+use http::{Request, Response, request};
+use http_body::Body;
+use tower_service::Service;
 
 use crate::{
     clock::deadline_in,
@@ -14,6 +16,7 @@ use crate::{
     purge::{Purge, PurgeGuard},
     shared::{Limits, Shared},
     tags::{Tagged, Targets},
+    warm::Warming,
 };
 
 /// The application's hold on a cache: purges, figures, a graceful end.
@@ -153,6 +156,47 @@ impl CacheHandle {
         let targets = Targets::any(keys.map(|key| self.shared.purges.hash_key(&key)));
         let skipped = layers.len() - targets.len();
         Purge::new(&self.shared, targets, skipped)
+    }
+
+    /// Sends these requests through a service that this cache is in, a few at a time, and lets the inner service answer them
+    /// whatever is stored: for use right after an update of the data, so that nobody waits for the first answers. What is stored
+    /// is served until its successor is there, and stays if the answer fails or is not to be stored.
+    ///
+    /// The service is the cached one, or whatever it stands in: a router, a stack of layers. A request must look as those will that it
+    /// is sent for: the same host, the same headers in its key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use tower::Service;
+    /// use tower_response_cache::{Cache, CacheHandle};
+    ///
+    /// # type Body = http_body_util::Full<bytes::Bytes>;
+    /// async fn imported<S>(cache: &CacheHandle, service: Cache<S>)
+    /// where
+    ///     S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible> + Clone + Send + 'static,
+    ///     S::Future: Send,
+    /// {
+    ///     let page = |page: u32| Request::get(format!("https://shop.example/pages/{page}")).body(Body::default());
+    ///     let requests: Vec<_> = (0..2000).flat_map(page).collect();
+    ///     let warmed = cache.warm(service, requests).finish().await;
+    ///     println!("{} pages, {} of them not stored", warmed.done, warmed.failed);
+    /// }
+    /// ```
+    pub fn warm<S, ReqB, ResB, I>(&self, service: S, requests: I) -> Warming
+    where
+        S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Send,
+        ReqB: Send + 'static,
+        ResB: Body + Send + 'static,
+        ResB::Data: Send,
+        ResB::Error: Send,
+        I: IntoIterator<Item = Request<ReqB>>,
+        I::IntoIter: ExactSizeIterator + Send + 'static,
+    {
+        Warming::new(&self.shared, service, requests)
     }
 
     /// What each layer of this handle would do with a request of this head and no body, and why: one explanation a

@@ -60,7 +60,8 @@
 //! None is on by default.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod attempts;
+mod again;
+mod anew;
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
@@ -86,6 +87,7 @@ mod policy;
 mod purge;
 mod recorder;
 mod recording;
+mod refresh;
 mod renewal;
 mod reply;
 mod respond;
@@ -98,6 +100,7 @@ mod sweep;
 mod sync;
 mod tags;
 mod vary;
+mod warm;
 
 #[cfg(test)]
 mod tests;
@@ -109,12 +112,15 @@ pub use explanation::{Decision, Explanation, Standing, Stored};
 pub use future::ResponseFuture;
 pub use handle::{CacheHandle, CacheHandleBuilder, Shutdown, Stats};
 pub use key::Key;
-pub use layer::{BodyCacheLayer, CacheLayer, CacheLayerBuilder};
+pub use layer::{
+    BodyCacheLayer, CacheLayer, CacheLayerBuilder, Once, Refreshable, RefreshableLayer,
+};
 pub use policy::TagHeader;
 pub use purge::{Purge, PurgeGuard, Purged};
-pub use service::{BodyCache, Cache, ReplayBody};
+pub use service::{BodyCache, Cache, RefreshableCache, ReplayBody};
 pub use status::{CacheStatus, Forward, Reason};
 pub use tags::{CacheScope, Tag, TagFamily, Tagged, Tags, scope};
+pub use warm::{WarmProgress, Warming};
 
 /// What the fuzzer in `fuzz/` calls.
 #[cfg(fuzzing)]

@@ -53,6 +53,10 @@ impl Hit {
         matches!(self.served, Served::Stale(_, Reason::StaleIfError))
     }
 
+    pub(crate) fn is_fresh(&self) -> bool {
+        matches!(self.served, Served::Fresh(_))
+    }
+
     /// Claims the attempt to fetch it anew, if this request is the one to make it.
     pub(crate) fn claim(&self, config: &Config, method: &Method) -> Option<Renewal> {
         let waiting = &config.waiting;
@@ -93,12 +97,20 @@ impl Default for Missing {
 }
 
 impl Missing {
+    /// Whatever is stored, the inner service is to be asked.
+    pub(crate) fn anew() -> Self {
+        Self {
+            forward: Forward::Request,
+            ..Self::default()
+        }
+    }
+
     /// Nothing is, but this is to be fetched anew.
-    pub(crate) fn renewed(hit: &Hit) -> Self {
+    pub(crate) fn renewed(entry: &Arc<Entry>) -> Self {
         Self {
             forward: Forward::Stale,
             stored: None,
-            stale: Some(hit.entry.clone()),
+            stale: Some(entry.clone()),
         }
     }
 }

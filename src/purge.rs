@@ -5,6 +5,7 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use crate::{
     clock::deadline_in,
     error::PurgeError,
+    refresh::Work,
     shared::{Shared, count},
     tags::{Force, Tag, Tagged, Targets},
 };
@@ -22,7 +23,8 @@ use tokio::time::Instant;
 ///
 /// # Cancel safety
 ///
-/// A purge does not wait: whoever polls it once has purged; dropped before, it has done nothing.
+/// A purge does not wait, unless it is to [`refresh`](Self::refresh): whoever polls it once has purged; dropped before, it has
+/// done nothing.
 ///
 /// # Examples
 ///
@@ -42,6 +44,7 @@ pub struct Purge {
     targets: Targets,
     skipped: usize,
     soft: bool,
+    refresh: bool,
     hold_off: Option<Duration>,
     held: Option<Held>,
 }
@@ -53,6 +56,7 @@ impl Purge {
             targets,
             skipped,
             soft: false,
+            refresh: false,
             hold_off: None,
             held: None,
         }
@@ -95,7 +99,54 @@ impl Purge {
         self
     }
 
-    fn run(mut self) -> Purged {
+    /// As [`soft`](Self::soft), and fetches each response anew that is concerned, through the service that it came from, with
+    /// the request that was recorded with it: those that were used most first, a few at a time. It is done when all are, or have
+    /// failed; those that fail are kept, stale. Only layers that are
+    /// [`refreshable`](crate::CacheLayerBuilder::refreshable) record what is needed: [`Purged::not_recorded`] counts the others'.
+    ///
+    /// With [`hold_off`](Self::hold_off) it waits for that time first. Each call takes a place among the
+    /// [refreshes](crate::CacheHandleBuilder::max_concurrent_refreshes), and no longer than its layer's
+    /// [`fill_timeout`](crate::CacheLayerBuilder::fill_timeout). To wait for none of it, spawn it:
+    /// `tokio::spawn(handle.purge(tag).refresh().into_future())`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Polled once, it has purged, softly. Dropped later, no more calls begin; those that have begun go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
+    /// # async fn example(cache: CacheHandle) -> Result<(), PurgeError> {
+    /// let purged = cache.purge(Tag::new("prices")).refresh().await?;
+    /// println!("{} pages are warm again, {} could not be fetched", purged.refreshed, purged.failed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn refresh(mut self) -> Self {
+        self.soft = true;
+        self.refresh = true;
+        self
+    }
+
+    async fn run(self) -> Purged {
+        if !self.refresh {
+            return self.mark();
+        }
+        let (shared, targets) = (self.shared.clone(), self.targets.clone());
+        let lag = self.hold_off;
+        // Taken out before the mark: the sweep that follows it drops what may not be served stale.
+        let work = Work::of(&shared, &targets);
+        let mut purged = self.mark();
+        if let Some(lag) = lag {
+            tokio::time::sleep_until(deadline_in(lag)).await;
+        }
+        purged.not_recorded = work.not_recorded;
+        (purged.refreshed, purged.failed) = work.run(&shared).await;
+        purged
+    }
+
+    fn mark(mut self) -> Purged {
         let purges = &self.shared.purges;
         let force = if self.soft {
             Force::Soft(Instant::now())
@@ -105,6 +156,9 @@ impl Purge {
         let purged = Purged {
             marks: self.targets.len(),
             skipped: self.skipped,
+            refreshed: 0,
+            failed: 0,
+            not_recorded: 0,
         };
         if self.targets.is_empty() {
             return purged;
@@ -128,7 +182,7 @@ impl IntoFuture for Purge {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async { Ok(self.run()) })
+        Box::pin(async { Ok(self.run().await) })
     }
 }
 
@@ -137,6 +191,7 @@ impl fmt::Debug for Purge {
         f.debug_struct("Purge")
             .field("marks", &self.targets.len())
             .field("soft", &self.soft)
+            .field("refresh", &self.refresh)
             .field("hold_off", &self.hold_off)
             .finish_non_exhaustive()
     }
@@ -162,6 +217,12 @@ pub struct Purged {
     /// For how many layers the request of a purge by request has no key: a part is absent that has to be there. Nothing of
     /// theirs was purged.
     pub skipped: usize,
+    /// How many responses were fetched anew: [`Purge::refresh`].
+    pub refreshed: usize,
+    /// How many could not be fetched anew, and are stale.
+    pub failed: usize,
+    /// How many could not be asked for again, because their layer does not record their requests, or is gone.
+    pub not_recorded: usize,
 }
 
 /// A purge that has begun, before the change that it is for: until it is committed, nothing that bears these tags is stored.

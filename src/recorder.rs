@@ -7,8 +7,9 @@ use http::{HeaderMap, header};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    anew::Anew,
     config::Config,
-    entry::{Entry, TagNames, shared_trailers},
+    entry::{Asked, Entry, Recorded, TagNames, shared_trailers},
     error::BodyError,
     flight::{Leader, Opinion},
     grpc::Messages,
@@ -16,7 +17,7 @@ use crate::{
     policy::Plan,
     recording::Recording,
     renewal::Renewal,
-    shared::{Answer, InFlight, Told, count},
+    shared::{self, InFlight, Told, count},
     status::{Forward, Reason},
     tags::{Arrival, CacheScope, Stamp},
 };
@@ -44,6 +45,10 @@ pub(crate) struct Errand {
     pub(crate) arrival: Arrival,
     /// What the inner service is asked whether it has changed.
     pub(crate) asked_for: Option<Arc<Entry>>,
+    /// How it can be asked again.
+    pub(crate) asked: Option<Asked>,
+    /// Told when the answer is stored.
+    pub(crate) anew: Option<Anew>,
     pub(crate) held: Held,
 }
 
@@ -73,7 +78,7 @@ pub(crate) struct Held {
     /// What is to be renewed, if there is something. Settled before those who wait are told: they look at it.
     pub(crate) renewal: Option<Renewal>,
     /// The flight that waits for the answer, if one does.
-    pub(crate) leader: Option<Leader<Answer>>,
+    pub(crate) leader: Option<Leader<shared::Answer>>,
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -94,8 +99,21 @@ impl Held {
         self.leader
             .take()
             .into_iter()
-            .for_each(|leader| leader.land(Answer::Refused));
+            .for_each(|leader| leader.land(shared::Answer::Refused));
     }
+}
+
+/// An answer whose head is known, and which is to be recorded.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) scope: CacheScope,
+    pub(crate) in_flight: InFlight,
+    pub(crate) plan: Plan,
+    pub(crate) tags: Box<[u64]>,
+    pub(crate) recorded: Option<Box<Recorded>>,
+    pub(crate) recording: Arc<Recording>,
+    /// Whether it is stored, too.
+    pub(crate) store: bool,
 }
 
 /// One response on its way into the store. Dropped before its end, it stores nothing, breaks off those who read along,
@@ -108,6 +126,8 @@ pub(crate) struct Recorder {
     scope: CacheScope,
     told: Arc<Told>,
     tag_names: TagNames,
+    recorded: Option<Box<Recorded>>,
+    anew: Option<Anew>,
     /// What `Content-Length` and the body itself said of its length.
     announced: [Option<u64>; 2],
     messages: Option<Messages>,
@@ -125,36 +145,27 @@ pub(crate) enum Record {
 }
 
 impl Recorder {
-    pub(crate) fn new(
-        errand: Errand,
-        scope: CacheScope,
-        in_flight: InFlight,
-        plan: Plan,
-        tags: Box<[u64]>,
-        recording: Arc<Recording>,
-        store: bool,
-    ) -> Self {
-        let Errand {
-            config, keys, held, ..
-        } = errand;
-        let tag_names = TagNames::new(&plan.tags);
-        let announced = [plan.content_length, recording.exact_length()];
+    pub(crate) fn new(errand: Errand, answer: Answer) -> Self {
+        let plan = answer.plan;
+        let announced = [plan.content_length, answer.recording.exact_length()];
         let told = Arc::new(Told {
             head: plan.head,
-            recording,
-            tags,
-            in_flight,
+            recording: answer.recording,
+            tags: answer.tags,
+            in_flight: answer.in_flight,
         });
         Self {
-            config,
-            keys,
-            held,
-            scope,
+            config: errand.config,
+            keys: errand.keys,
+            held: errand.held,
+            anew: errand.anew,
+            scope: answer.scope,
             told,
-            tag_names,
+            tag_names: TagNames::new(&plan.tags),
+            recorded: answer.recorded,
             announced,
             messages: plan.grpc.then(Messages::default),
-            store,
+            store: answer.store,
             read_along: false,
             done: false,
         }
@@ -173,7 +184,7 @@ impl Recorder {
     pub(crate) fn let_read_along(&mut self) {
         let known = self.announced.iter().any(Option::is_some);
         if let Some(leader) = self.held.leader.as_mut().filter(|_| known) {
-            leader.announce(Answer::Told(self.told.clone()));
+            leader.announce(shared::Answer::Told(self.told.clone()));
             self.read_along = true;
         }
     }
@@ -262,7 +273,7 @@ impl Recorder {
         } else if late {
             self.refuse(Reason::LateScope);
         } else if let Some(leader) = self.held.leader.take() {
-            leader.land(Answer::Told(self.told.clone()));
+            leader.land(shared::Answer::Told(self.told.clone()));
         }
     }
 
@@ -274,7 +285,7 @@ impl Recorder {
     }
 
     /// Whether it is stored.
-    fn put(&self, trailers: Option<HeaderMap>) -> bool {
+    fn put(&mut self, trailers: Option<HeaderMap>) -> bool {
         let shared = &self.config.shared;
         let birth = self.told.in_flight.birth();
         if !shared.purges.may_store(birth, &self.told.tags) {
@@ -289,12 +300,14 @@ impl Recorder {
             Stamp::new(birth.at(), self.told.tags.clone()),
             self.tag_names.clone(),
             self.keys.key.len(),
-        );
+        )
+        .recorded(self.recorded.take());
         let fits = shared.memory.fits(&entry);
         if fits {
             shared.memory.put(&self.keys.key, entry);
             shared.refusals.forget(&self.keys.flight);
             count(&shared.counters.stored);
+            self.anew.iter().for_each(Anew::stored);
         }
         fits
     }

@@ -23,11 +23,12 @@ enum Stage {
 impl Renewal {
     /// The attempt of a request that asks for itself.
     pub(crate) fn of(entry: Arc<Entry>, pause: Duration) -> Self {
-        Self {
+        let renewal = Self {
             entry,
             pause,
-            stage: Stage::Begun,
-        }
+            stage: Stage::Claimed,
+        };
+        renewal.begin()
     }
 
     /// An attempt for those to come. `None` if another is under way, or it is too early for one.
@@ -47,12 +48,14 @@ impl Renewal {
     /// The inner service is about to be asked.
     pub(crate) fn begin(mut self) -> Self {
         self.stage = Stage::Begun;
+        self.entry.attempts.begin();
         self
     }
 
     /// Another response is stored in its place.
     pub(crate) fn succeed(mut self) {
         self.stage = Stage::Settled;
+        self.entry.attempts.succeed();
     }
 
     /// The inner service says that it is no more: from now on it is served to nobody.

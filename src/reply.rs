@@ -20,6 +20,9 @@ pub(crate) fn hit<B>(
     extensions: Extensions,
 ) -> Response<ResponseBody<B>> {
     let entry = &*hit.entry;
+    if let Some(recorded) = &entry.recorded {
+        recorded.count_use();
+    }
     let head_only = *method == Method::HEAD;
     let body = if head_only {
         ResponseBody::empty()

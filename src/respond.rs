@@ -1,7 +1,8 @@
 //! The long way of a request that is not in the store: it leads, waits, or goes alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use http::{Method, Request, Response, request};
 use http_body::Body;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -9,9 +10,11 @@ use tower::ServiceExt;
 use tower_service::Service;
 
 use crate::{
+    anew::Anew,
     body::ResponseBody,
     clock::deadline_in,
     config::{Config, FillMode},
+    entry::{Again, Asked, Entry},
     error::BoxError,
     fill::Fill,
     flight::{Boarding, Landing, Leader},
@@ -21,7 +24,7 @@ use crate::{
     recorder::{Audience, Errand, Held, Keys},
     renewal::Renewal,
     reply,
-    shared::{Answer, Shared, count},
+    shared::{Answer, Shared, Told, count},
     stale::{Fallback, Outcome, or_stale},
     status::{CacheStatus, Reason},
     tags::scope,
@@ -37,6 +40,17 @@ pub(crate) struct Missed<S, ReqB> {
     pub(crate) missing: Missing,
     /// The attempt to renew what is stored that this request has claimed.
     pub(crate) renewal: Option<Renewal>,
+    /// How it can be asked again, if its layer is to know.
+    pub(crate) origin: Option<Origin>,
+    /// It is to be answered by the inner service, whatever is stored.
+    pub(crate) anew: Option<Anew>,
+}
+
+/// Where a request can be asked again, and the body with which.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) again: Weak<dyn Again>,
+    pub(crate) body: Bytes,
 }
 
 /// A request waits again once, if what it waited for turned out not to be for it; then it goes alone.
@@ -62,6 +76,9 @@ where
         // A HEAD is forwarded as it is, and fills nothing: its answer has no body to store.
         if parts.method == Method::HEAD {
             return self.pass(Reason::Head, deadline).await;
+        }
+        if self.anew.is_some() {
+            return self.ask_anew(deadline).await;
         }
         let fallback = self.fallback();
         let mut flight = self.flight();
@@ -99,11 +116,8 @@ where
                     flight = self.lookup.flight_key(headers, Some(&told.head.vary));
                     continue;
                 }
-                let stale = told.failed().then(|| fallback.as_ref()?.serve()).flatten();
-                if stale.is_some() || self.lookup.may_share(told, &self.config) {
-                    return Ok(stale.unwrap_or_else(|| {
-                        reply::collapsed(&self.config, told, self.missing.forward)
-                    }));
+                if let Some(response) = self.told(told, fallback.as_ref()) {
+                    return Ok(response);
                 }
                 // It may go on for long: those who come after the purge begin anew.
                 follower.leave_behind();
@@ -118,6 +132,20 @@ where
             return self.landed(landing, flight, fallback, deadline).await;
         }
         self.squeeze(Reason::NotShared, deadline).await
+    }
+
+    /// What it waited for, or, if that is a failure, what it has to fall back on. `None` if it was purged before it came.
+    fn told(
+        &self,
+        told: &Told,
+        fallback: Option<&Fallback>,
+    ) -> Option<Response<ResponseBody<ResB>>> {
+        let stale = told.failed().then(|| fallback?.serve()).flatten();
+        let shared = || {
+            let may_share = self.lookup.may_share(told, &self.config);
+            may_share.then(|| reply::collapsed(&self.config, told, self.missing.forward))
+        };
+        stale.or_else(shared)
     }
 
     /// It waited, and there is no answer for it.
@@ -176,7 +204,60 @@ where
             };
             count(&shared.counters.refreshes);
             let fill = self.into_fill(flight, held, Audience::Nobody);
-            fill.in_background(running);
+            drop(fill.in_background(running));
+        }
+    }
+
+    /// As [`refresh`](Self::refresh), for one who waits until it is done, and whose place is taken. Says whether something newer
+    /// is stored then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, a call that has begun goes on.
+    pub(crate) async fn renew(self, entry: Arc<Entry>) -> bool {
+        let shared = self.config.shared.clone();
+        let max_waiters = self.config.waiting.max_waiters;
+        let deadline = deadline_in(self.config.waiting.fill_timeout);
+        let flight = self.flight();
+        for _ in 0..ROUNDS {
+            let board = || self.look_again().filter(Hit::is_fresh);
+            match shared.flights.board(&flight, max_waiters, board) {
+                Boarding::Found(_) => return true,
+                Boarding::Full => return false,
+                // It may have begun before the purge: then it is no use.
+                Boarding::Follow(mut follower) => drop(follower.wait(deadline).await),
+                Boarding::Lead(leader) => {
+                    let Some(running) = shared.start_running() else {
+                        return false;
+                    };
+                    count(&shared.counters.refreshes);
+                    let held = Held {
+                        renewal: Some(Renewal::of(entry, self.config.waiting.retry_after)),
+                        leader: Some(leader),
+                        permit: None,
+                    };
+                    let stored = Anew::new(&shared);
+                    let mut fill = self.into_fill(flight, held, Audience::Nobody);
+                    fill.errand.anew = Some(stored.clone());
+                    // It panics if the inner service does: what is stored is kept.
+                    let _ = fill.in_background(running).await;
+                    return stored.is_stored();
+                }
+            }
+        }
+        false
+    }
+
+    /// Asks the inner service, whatever is stored. Those who miss meanwhile wait for it, if none is asked for them already.
+    async fn ask_anew(self, deadline: Instant) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let flight = self.flight();
+        let flights = &self.config.shared.flights;
+        match flights.board(&flight, 0, || None::<Hit>) {
+            Boarding::Lead(leader) => self.lead(flight, leader, deadline).await,
+            _ => match self.config.shared.permit(deadline).await {
+                Some(permit) => self.alone(flight, Some(permit), deadline).await,
+                None => Ok(self.unavailable(Reason::TooManyFills)),
+            },
         }
     }
 
@@ -316,6 +397,15 @@ where
         let asked_for = renewed
             .filter(|entry| policy::ask_conditionally(parts, entry))
             .cloned();
+        let asked = self.origin.map(|origin| Asked {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            version: parts.version,
+            extensions: parts.extensions.clone(),
+            body: origin.body,
+            head_bytes: self.lookup.head_bytes,
+            again: origin.again,
+        });
         let request = self.lookup.request_hash(&self.config);
         let keys = Keys {
             key: self.lookup.key,
@@ -330,6 +420,8 @@ where
             audience,
             arrival: self.lookup.arrival,
             asked_for,
+            asked,
+            anew: self.anew,
             held,
         };
         Fill {

@@ -21,6 +21,7 @@ use crate::{
     entry::Head,
     explanation::Explanation,
     flight::Flights,
+    policy,
     recording::Recording,
     status::Reason,
     store::Memory,
@@ -67,7 +68,7 @@ pub(crate) struct Told {
 impl Told {
     /// Whether it is a failure, shared because a second opinion was no better.
     pub(crate) fn failed(&self) -> bool {
-        self.head.status.is_server_error()
+        policy::is_failure(self.head.status, &self.head.headers)
     }
 }
 
@@ -220,6 +221,12 @@ impl Shared {
     /// A place among the refreshes that may run at once, if there is one now.
     pub(crate) fn try_refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
         self.refreshes.clone().try_acquire_owned().ok()
+    }
+
+    /// As [`try_refresh_permit`](Self::try_refresh_permit), for one who waits: those that are there go on for no longer than a
+    /// fill may take. `None` if there will be none.
+    pub(crate) async fn refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.refreshes.clone().acquire_owned().await.ok()
     }
 
     /// The inner service is about to be called: whatever was purged until now, the handler sees.

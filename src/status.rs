@@ -300,7 +300,7 @@ pub enum Forward {
     VaryMiss,
     /// What is stored is past its lifetime, or was purged.
     Stale,
-    /// What is stored is not for requests that carry credentials.
+    /// What is stored is not for requests that carry credentials; or the request is one that warms the cache.
     Request,
 }
 

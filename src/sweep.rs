@@ -32,7 +32,7 @@ impl Shared {
     }
 
     fn keeps(&self, entry: &Entry, now: Instant) -> bool {
-        self.purges.keeps(&entry.stamp) && entry.life(now) != Life::Over
+        self.purges.keeps(&entry.stamp) && (entry.life(now) != Life::Over || entry.may_be_renewed())
     }
 }
 

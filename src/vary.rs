@@ -92,6 +92,18 @@ impl Vary {
         self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
     }
 
+    /// Whether two responses tell requests apart by the same fields: then either is for other requests than the other, or
+    /// for the same.
+    pub(crate) fn same_fields(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Field, &Field)| a.name == b.name;
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+    }
+
+    /// The fields that are told apart.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter().map(|field| &field.name)
+    }
+
     /// Adds to a key what tells this request's variant from others, by the fields that this response nominates.
     pub(crate) fn put(&self, request: &HeaderMap, key: &mut KeyBytes) {
         for Field { name, .. } in &self.0 {

@@ -51,6 +51,24 @@ impl Selection {
         parts.uri = self.sealed_uri(seal.query, &parts.uri);
     }
 
+    /// What of a request's headers its answer may depend on, so that it can be asked again without the requester: what is
+    /// in the key, and these.
+    pub(crate) fn recorded_headers<'a>(
+        &self,
+        headers: &HeaderMap,
+        vary: impl Iterator<Item = &'a HeaderName>,
+    ) -> HeaderMap {
+        let seal = Seal {
+            let_through: vary.cloned().collect(),
+            ..Seal::default()
+        };
+        let mut kept = self.sealed_headers(&seal, headers);
+        for name in HARMLESS.iter().filter(|name| **name != header::TE) {
+            kept.remove(name);
+        }
+        kept
+    }
+
     fn sealed_uri(&self, seals_query: bool, uri: &Uri) -> Uri {
         let mut sealed = uri.clone();
         if self.ignore_authority {

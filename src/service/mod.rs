@@ -1,5 +1,6 @@
 //! One request: passed by, a hit, or the long way.
 
+mod refreshable;
 mod replay;
 mod with_body;
 
@@ -8,11 +9,14 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{Extensions, Request, Response, request};
 use http_body::Body;
 use tower_service::Service;
 
 use crate::{
+    again::Kept,
+    anew::Anew,
     body::ResponseBody,
     config::{Config, Layered},
     error::BoxError,
@@ -20,8 +24,9 @@ use crate::{
     key::Head,
     lookup::{Found, Lookup, Missing},
     reply,
-    respond::{Missed, may_detach},
+    respond::{Missed, Origin, may_detach},
 };
+pub use refreshable::RefreshableCache;
 pub use replay::ReplayBody;
 pub use with_body::BodyCache;
 
@@ -88,16 +93,43 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let config = &self.layered.config;
-        let (mut parts, body) = request.into_parts();
-        let mut lookup = Lookup::new(config);
-        let admitted = lookup.admit_head(&self.layered, &mut parts, !body.is_end_stream());
-        if let Err(reason) = admitted {
-            let request = Request::from_parts(parts, body);
-            return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
-        }
-        look(config, &self.inner, (parts, body), lookup)
+        answer(&self.layered, &self.inner, request, None)
     }
+}
+
+/// Where a request can be asked again, if its layer is to know.
+struct Source<'a, ReqB> {
+    kept: &'a Kept,
+    /// What of a body is in the key, and a body that is made of it.
+    read: fn(&ReqB) -> Bytes,
+    make: fn(Bytes) -> ReqB,
+}
+
+/// Answers a request whose key is made of its head.
+fn answer<S, ReqB, ResB>(
+    layered: &Layered<Head>,
+    inner: &S,
+    request: Request<ReqB>,
+    source: Option<Source<'_, ReqB>>,
+) -> ResponseFuture<S, ReqB, ResB>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Body + Send + 'static,
+    ResB: Body + Send + 'static,
+    ResB::Data: Send,
+    ResB::Error: Into<BoxError>,
+{
+    let config = &layered.config;
+    let (mut parts, body) = request.into_parts();
+    let mut lookup = Lookup::new(config);
+    let admitted = lookup.admit_head(layered, &mut parts, !body.is_end_stream());
+    if let Err(reason) = admitted {
+        let request = Request::from_parts(parts, body);
+        return ResponseFuture::pass(inner.clone(), request, config.clone(), reason);
+    }
+    look(config, inner, (parts, body), lookup, source)
 }
 
 /// The key is made: a hit, or the long way.
@@ -106,6 +138,7 @@ fn look<S, ReqB, ResB>(
     inner: &S,
     request: (request::Parts, ReqB),
     lookup: Lookup,
+    source: Option<Source<'_, ReqB>>,
 ) -> ResponseFuture<S, ReqB, ResB>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
@@ -117,7 +150,9 @@ where
     ResB::Error: Into<BoxError>,
 {
     let parts = &request.0;
+    let anew = Anew::of(&parts.extensions, &config.shared);
     let (missing, renewal) = match lookup.look(config, &parts.headers) {
+        _ if anew.is_some() => (Missing::anew(), None),
         Found::Nothing(missing) => (missing, None),
         Found::Hit(hit) => {
             let Some(renewal) = hit.claim(config, &parts.method) else {
@@ -125,9 +160,13 @@ where
                 let response = reply::hit(config, &hit, &parts.method, parts.extensions);
                 return ResponseFuture::hit(response);
             };
-            (Missing::renewed(&hit), Some((hit, renewal)))
+            (Missing::renewed(&hit.entry), Some((hit, renewal)))
         }
     };
+    let origin = source.map(|source| Origin {
+        again: source.kept.get(config, inner, source.make),
+        body: (source.read)(&request.1),
+    });
     let mut missed = Missed {
         config: config.clone(),
         inner: inner.clone(),
@@ -135,6 +174,8 @@ where
         lookup,
         missing,
         renewal: None,
+        origin,
+        anew,
     };
     match renewal {
         Some((hit, renewal)) if may_detach(config) => {

@@ -54,6 +54,17 @@ impl<B: Body> ReplayBody<B> {
         }
     }
 
+    /// A body of these data, all of which were read.
+    pub(super) fn whole(data: &[u8]) -> Self {
+        Self {
+            data: data.into(),
+            last: None,
+            rest: None,
+            upper: Some(data.len() as u64),
+            frames_read: 1,
+        }
+    }
+
     /// Reads the next frame and keeps it to be replayed: says of how many bytes of data. `None` at the end, or after an
     /// error.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {

@@ -7,16 +7,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response, request};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{look, replay::ReplayBody};
+use super::{Source, look, replay::ReplayBody};
 use crate::{
+    again::Kept,
     body::ResponseBody,
     clock::{before, deadline_in},
-    config::Layered,
+    config::{Config, Layered},
     error::BoxError,
     future::ResponseFuture,
     grpc::Messages,
@@ -49,12 +51,26 @@ use crate::{
 pub struct BodyCache<S> {
     inner: S,
     layered: Arc<Layered<key::Body>>,
+    kept: Kept,
 }
 
 impl<S> BodyCache<S> {
     pub(crate) fn new(inner: S, layered: Arc<Layered<key::Body>>) -> Self {
-        Self { inner, layered }
+        Self {
+            inner,
+            layered,
+            kept: Kept::default(),
+        }
     }
+}
+
+/// What was read of a body can be sent again, if the layer is to be able to.
+fn source<'a, B: Body>(config: &Config, kept: &'a Kept) -> Option<Source<'a, ReplayBody<B>>> {
+    config.refreshable.then_some(Source {
+        kept,
+        read: |body| Bytes::copy_from_slice(body.data()),
+        make: |data| ReplayBody::whole(&data),
+    })
 }
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for BodyCache<S>
@@ -91,11 +107,13 @@ where
             return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
         }
         if is_empty {
-            return look(config, &self.inner, (parts, body), lookup);
+            let source = source(config, &self.kept);
+            return look(config, &self.inner, (parts, body), lookup, source);
         }
         let asked = Asked {
             layered: self.layered.clone(),
             inner: self.inner.clone(),
+            kept: self.kept.clone(),
             request: (parts, body),
             lookup,
         };
@@ -107,6 +125,7 @@ where
 struct Asked<S, ReqB: Body> {
     layered: Arc<Layered<key::Body>>,
     inner: S,
+    kept: Kept,
     request: (request::Parts, ReplayBody<ReqB>),
     lookup: Lookup,
 }
@@ -140,7 +159,8 @@ where
         match keyed {
             Ok(()) => {
                 let config = &self.layered.config;
-                look(config, &self.inner, self.request, self.lookup).await
+                let source = source(config, &self.kept);
+                look(config, &self.inner, self.request, self.lookup, source).await
             }
             Err(reason) => self.pass(reason).await,
         }

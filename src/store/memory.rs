@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
 
-use crate::entry::Entry;
+use crate::{entry::Entry, vary::Vary};
 
 /// The variants kept of one response; beyond them, the oldest leaves.
 const MAX_VARIANTS: usize = 12;
@@ -111,19 +111,24 @@ impl Memory {
         self.cache.iter()
     }
 
-    /// Removes those entries under a key that are not to be kept, of what is stored there now.
+    /// Removes those entries under a key that are not to be kept, of what is stored there now; and older ones that they covered,
+    /// so that what is gone does not uncover what was there before.
     pub(crate) fn retain(&self, key: &[u8], keep: impl Fn(&Entry) -> bool) {
         self.cache
             .entry(key.into())
             .and_compute_with(|stored| match stored {
                 Some(stored) if !stored.value().entries().iter().all(|entry| keep(entry)) => {
-                    let kept = stored
-                        .value()
-                        .entries()
-                        .iter()
-                        .filter(|entry| keep(entry))
-                        .cloned()
-                        .collect();
+                    let entries = stored.value().entries();
+                    let mut kept = Vec::new();
+                    let mut gone: Vec<&Vary> = Vec::new();
+                    for entry in entries {
+                        let vary = &entry.head.vary;
+                        if keep(entry) && gone.iter().all(|other| vary.same_fields(other)) {
+                            kept.push(entry.clone());
+                        } else {
+                            gone.push(vary);
+                        }
+                    }
                     Slot::of(kept).map_or(Op::Remove, Op::Put)
                 }
                 _ => Op::Nop,

@@ -55,6 +55,13 @@ impl Targets {
         self.any.len() + usize::from(!self.all.is_empty()) + usize::from(self.everything)
     }
 
+    /// Whether a response that bears these tags is meant.
+    pub(crate) fn mean(&self, tags: &[TagHash]) -> bool {
+        self.everything
+            || self.any.iter().any(|tag| tags.contains(tag))
+            || (!self.all.is_empty() && self.all.iter().all(|tag| tags.contains(tag)))
+    }
+
     fn each(&self) -> impl Iterator<Item = TagHash> {
         self.any.iter().chain(&*self.all).copied()
     }

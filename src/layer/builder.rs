@@ -1,192 +1,20 @@
-//! The layer, and how it is built.
+//! How a layer is built.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use http::{Method, StatusCode, request, response};
-use tower_layer::Layer;
 
+use super::{BodyCacheLayer, CacheLayer, RefreshableLayer};
 use crate::{
     config::{Config, FillMode, KeyMaker, Layered, Report, Waiting},
     error::BuildError,
-    explanation::Explanation,
     handle::CacheHandle,
     key::{self, Head, Key, KeyPrefix},
     policy::{Policy, TagHeader},
-    service::{BodyCache, Cache},
     shared::{Enrolled, Explain},
     status::StatusName,
     tags::Tags,
 };
-
-/// Caches the responses of the service that it wraps.
-///
-/// What is stored as it comes: answers to GET of status 200 that are for everybody. Not stored are those with
-/// `Set-Cookie`, with `Cache-Control: no-store`, `private` or `no-cache`, with `Vary: *`, event streams, and those that
-/// are too large or were cut short. A request that carries `Authorization` or cookies passes by, unless these are in
-/// the [`Key`]. The response says what the cache did, and why, in its [`CacheStatus`](crate::CacheStatus).
-///
-/// # Backpressure
-///
-/// The service that this layer makes is always ready, and asks the one inside to be so only when it needs it: see
-/// [`Cache`].
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_response_cache::{CacheLayer, Key};
-///
-/// let cache = CacheLayer::builder()
-///     .key(Key::new().query(["page", "sort"]))
-///     .ttl(Duration::from_secs(300))
-///     .build();
-/// let handle = cache.handle();
-/// # let _ = handle;
-/// ```
-#[derive(Debug, Clone)]
-pub struct CacheLayer {
-    layered: Arc<Layered<Head>>,
-}
-
-impl CacheLayer {
-    /// Responses live for this long; everything else is as it comes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// let cache = tower_response_cache::CacheLayer::new(Duration::from_secs(60));
-    /// # let _ = cache;
-    /// ```
-    #[must_use]
-    pub fn new(ttl: Duration) -> Self {
-        Self::builder().ttl(ttl).build()
-    }
-
-    /// Builds a layer.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let cache = tower_response_cache::CacheLayer::builder().build();
-    /// # let _ = cache;
-    /// ```
-    pub fn builder() -> CacheLayerBuilder {
-        CacheLayerBuilder {
-            handle: None,
-            name: None,
-            key: Key::new(),
-            policy: Policy::default(),
-            waiting: Waiting::default(),
-            fill_mode: FillMode::default(),
-            report: Report::default(),
-        }
-    }
-
-    /// The handle with which the application purges.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let cache = tower_response_cache::CacheLayer::builder().build();
-    /// assert_eq!(cache.handle().stats().entries, 0);
-    /// ```
-    #[must_use]
-    pub fn handle(&self) -> CacheHandle {
-        CacheHandle::of(self.layered.config.shared.clone())
-    }
-
-    /// What this layer would do with a request of this head and no body, and why. See [`CacheHandle::explain`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use http::Request;
-    /// use tower_response_cache::{CacheLayer, Decision, Forward};
-    ///
-    /// let cache = CacheLayer::builder().build();
-    /// let (parts, ()) = Request::get("/").body(()).unwrap().into_parts();
-    /// assert_eq!(cache.explain(&parts).decision, Decision::Fetch(Forward::UriMiss));
-    /// ```
-    #[must_use]
-    pub fn explain(&self, request: &request::Parts) -> Explanation {
-        self.layered.explain(request, b"")
-    }
-}
-
-impl<S> Layer<S> for CacheLayer {
-    type Service = Cache<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Cache::new(inner, self.layered.clone())
-    }
-}
-
-/// As [`CacheLayer`], for a key that reads the request's body.
-///
-/// The inner service gets the body as a [`ReplayBody`](crate::ReplayBody), which is why this is a type of its own.
-/// Services that take any body stand inside as they are: axum's routes, a tonic server. One that takes a body of its own type
-/// only (tonic's `Channel`) needs `map_request(|request| request.map(Body::new))` in between.
-///
-/// # Examples
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_response_cache::{BodyCacheLayer, CacheLayer, Key};
-///
-/// let cache: BodyCacheLayer =
-///     CacheLayer::builder().key(Key::grpc(64 * 1024)).ttl(Duration::from_secs(60)).build();
-/// # let _ = cache;
-/// ```
-#[derive(Debug, Clone)]
-pub struct BodyCacheLayer {
-    layered: Arc<Layered<key::Body>>,
-}
-
-impl BodyCacheLayer {
-    /// The handle with which the application purges.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use tower_response_cache::{CacheLayer, Key};
-    /// let cache = CacheLayer::builder().key(Key::grpc(1024)).build();
-    /// assert_eq!(cache.handle().stats().entries, 0);
-    /// ```
-    #[must_use]
-    pub fn handle(&self) -> CacheHandle {
-        CacheHandle::of(self.layered.config.shared.clone())
-    }
-
-    /// What this layer would do with a request of this head and body, and why. See [`CacheHandle::explain`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use http::{Method, Request};
-    /// use tower_response_cache::{CacheLayer, Decision, Key, Reason};
-    ///
-    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
-    /// let cache = CacheLayer::builder().key(Key::new().body(4)).methods([Method::POST])?.build();
-    /// let (parts, ()) = Request::post("/_search").body(()).unwrap().into_parts();
-    /// let explanation = cache.explain(&parts, b"too long");
-    /// assert_eq!(explanation.decision, Decision::Bypass(Reason::RequestBodyNotKeyed));
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn explain(&self, request: &request::Parts, body: &[u8]) -> Explanation {
-        self.layered.explain(request, body)
-    }
-}
-
-impl<S> Layer<S> for BodyCacheLayer {
-    type Service = BodyCache<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        BodyCache::new(inner, self.layered.clone())
-    }
-}
 
 /// Builds a [`CacheLayer`], or a [`BodyCacheLayer`] if the key reads the body.
 ///
@@ -205,7 +33,7 @@ impl<S> Layer<S> for BodyCacheLayer {
 /// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
-pub struct CacheLayerBuilder<B = Head> {
+pub struct CacheLayerBuilder<B = Head, R = Once> {
     handle: Option<CacheHandle>,
     name: Option<String>,
     key: Key<B>,
@@ -213,6 +41,87 @@ pub struct CacheLayerBuilder<B = Head> {
     waiting: Waiting,
     fill_mode: FillMode,
     report: Report,
+    refreshable: bool,
+    asks: PhantomData<R>,
+}
+
+/// What is stored is not asked for again when it is purged: as it comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Once(());
+
+/// What is stored can be asked for again when it is purged: [`CacheLayerBuilder::refreshable`].
+#[derive(Debug, Clone, Copy)]
+pub struct Refreshable(());
+
+impl CacheLayerBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            handle: None,
+            name: None,
+            key: Key::new(),
+            policy: Policy::default(),
+            waiting: Waiting::default(),
+            fill_mode: FillMode::default(),
+            report: Report::default(),
+            refreshable: false,
+            asks: PhantomData,
+        }
+    }
+}
+
+impl<B> CacheLayerBuilder<B> {
+    /// Records the request of each response that is stored, so that [`Purge::refresh`](crate::Purge::refresh) can ask for it
+    /// again: method, URI, headers that are in the key or that `Vary` names, extensions, and the body that is in the key. Not
+    /// credentials, unless they are in the key; no trace or request ids. Defaults to nothing being recorded.
+    ///
+    /// It costs memory: the recorded request counts as part of the response, with 128 bytes for each extension, which is a
+    /// guess: an extension may keep alive whatever it likes.
+    ///
+    /// The layer is a [`RefreshableLayer`](crate::RefreshableLayer), which asks of the request's body that it can be empty
+    /// (`Default`: axum's and tonic's are, hyper's `Incoming` is not). With a key that reads the body there is no difference.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_response_cache::{CacheLayer, PurgeError, Tag};
+    ///
+    /// # async fn example() -> Result<(), PurgeError> {
+    /// let cache = CacheLayer::builder().stale_while_revalidate(Duration::from_secs(60)).refreshable().build();
+    /// cache.handle().purge(Tag::new("products")).refresh().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn refreshable(self) -> CacheLayerBuilder<B, Refreshable> {
+        CacheLayerBuilder {
+            handle: self.handle,
+            name: self.name,
+            key: self.key,
+            policy: self.policy,
+            waiting: self.waiting,
+            fill_mode: self.fill_mode,
+            report: self.report,
+            refreshable: true,
+            asks: PhantomData,
+        }
+    }
+}
+
+impl CacheLayerBuilder<Head, Refreshable> {
+    /// Builds the layer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().refreshable().build();
+    /// # let _ = cache;
+    /// ```
+    #[must_use]
+    pub fn build(self) -> RefreshableLayer {
+        RefreshableLayer {
+            layered: build(self),
+        }
+    }
 }
 
 impl CacheLayerBuilder<Head> {
@@ -232,7 +141,7 @@ impl CacheLayerBuilder<Head> {
     }
 }
 
-impl CacheLayerBuilder<key::Body> {
+impl<R> CacheLayerBuilder<key::Body, R> {
     /// The methods that the cache answers: those that ask and change nothing, by whatever name. Defaults to GET and
     /// HEAD. A key of gRPC calls answers POST, and needs no choice.
     ///
@@ -310,7 +219,7 @@ impl CacheLayerBuilder<key::Body> {
     }
 }
 
-impl<B> CacheLayerBuilder<B> {
+impl<B, R> CacheLayerBuilder<B, R> {
     /// What the key is made of. Defaults to method, scheme, authority, path and the whole query.
     ///
     /// # Examples
@@ -320,7 +229,7 @@ impl<B> CacheLayerBuilder<B> {
     /// let cache = CacheLayer::builder().key(Key::new().query(["page"])).build();
     /// # let _ = cache;
     /// ```
-    pub fn key<B2>(self, key: Key<B2>) -> CacheLayerBuilder<B2> {
+    pub fn key<B2>(self, key: Key<B2>) -> CacheLayerBuilder<B2, R> {
         CacheLayerBuilder {
             handle: self.handle,
             name: self.name,
@@ -329,6 +238,8 @@ impl<B> CacheLayerBuilder<B> {
             waiting: self.waiting,
             fill_mode: self.fill_mode,
             report: self.report,
+            refreshable: self.refreshable,
+            asks: PhantomData,
         }
     }
 
@@ -764,7 +675,7 @@ fn thousandths(share: f64) -> Result<u32, BuildError> {
 }
 
 /// The layer as its builder leaves it, known to its handle.
-fn build<B>(builder: CacheLayerBuilder<B>) -> Arc<Layered<B>>
+fn build<B, R>(builder: CacheLayerBuilder<B, R>) -> Arc<Layered<B>>
 where
     B: Send + Sync + fmt::Debug + 'static,
     Layered<B>: Explain,
@@ -790,6 +701,7 @@ where
         waiting: builder.waiting,
         fill_mode: builder.fill_mode,
         report: builder.report,
+        refreshable: builder.refreshable,
     });
     let name = builder.name.map(String::into_boxed_str);
     let layered = Arc::new(Layered {
@@ -806,7 +718,7 @@ where
     layered
 }
 
-impl<B: fmt::Debug> fmt::Debug for CacheLayerBuilder<B> {
+impl<B: fmt::Debug, R> fmt::Debug for CacheLayerBuilder<B, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheLayerBuilder")
             .field("name", &self.name)
@@ -814,6 +726,7 @@ impl<B: fmt::Debug> fmt::Debug for CacheLayerBuilder<B> {
             .field("policy", &self.policy)
             .field("waiting", &self.waiting)
             .field("fill_mode", &self.fill_mode)
+            .field("refreshable", &self.refreshable)
             .finish_non_exhaustive()
     }
 }

@@ -1,12 +1,17 @@
 //! A response as it is stored.
 
+mod attempts;
+mod recorded;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, response};
 use tokio::time::Instant;
 
-use crate::{attempts::Attempts, tags::Stamp, vary::Vary};
+use crate::{tags::Stamp, vary::Vary};
+pub(crate) use attempts::Attempts;
+pub(crate) use recorded::{Again, Asked, Recorded};
 
 /// For how long a response may be served after the end of its lifetime, both counted from there (RFC 5861).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,7 +130,7 @@ impl Head {
 }
 
 /// What a header field takes besides its name and value: two handles of four words, its hash, its place in the index.
-const FIELD_BYTES: usize = 96;
+pub(super) const FIELD_BYTES: usize = 96;
 
 /// What an entry takes besides its key, headers, body and tags: itself, its handles, moka's nodes and log.
 const ENTRY_BYTES: usize = 768;
@@ -142,6 +147,8 @@ pub(crate) struct Entry {
     /// Kept to be told: what counts is the stamp.
     pub(crate) tag_names: TagNames,
     pub(crate) attempts: Attempts,
+    /// How it is asked for again, if its layer is to know.
+    pub(crate) recorded: Option<Box<Recorded>>,
     weight: u32,
 }
 
@@ -212,8 +219,18 @@ impl Entry {
             stamp,
             tag_names,
             attempts: Attempts::default(),
+            recorded: None,
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         }
+    }
+
+    /// With its request, which counts as part of it.
+    pub(crate) fn recorded(mut self, request: Option<Box<Recorded>>) -> Self {
+        let weight = request.as_ref().map_or(0, |request| request.weight());
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        self.weight = self.weight.saturating_add(weight);
+        self.recorded = request;
+        self
     }
 
     /// Whether it may be served now, were it for this request and not purged.
@@ -228,6 +245,13 @@ impl Entry {
             Some(by) if by < grace.if_error => Life::StaleIfError(by),
             Some(_) => Life::Over,
         }
+    }
+
+    /// Whether a 304 may bring it back to life, for all that is known.
+    pub(crate) fn may_be_renewed(&self) -> bool {
+        let headers = &self.head.headers;
+        let validators = [header::ETAG, header::LAST_MODIFIED];
+        !self.attempts.are_over() && validators.iter().any(|name| headers.contains_key(name))
     }
 
     /// What it takes of the cache's capacity, in bytes.

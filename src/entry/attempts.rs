@@ -20,6 +20,7 @@ struct Known {
     /// Until then, nobody tries again.
     put_off_until: Option<Instant>,
     failures: u32,
+    under_way: u32,
     /// The attempt under way has been counted as a failure: somebody has waited for it in vain.
     is_overdue: bool,
     /// The inner service has said that the response is no more.
@@ -39,6 +40,16 @@ impl Attempts {
         may
     }
 
+    /// The inner service is about to be asked.
+    pub(crate) fn begin(&self) {
+        self.lock().under_way += 1;
+    }
+
+    /// One that had begun has brought something.
+    pub(crate) fn succeed(&self) {
+        self.lock().end();
+    }
+
     /// There was no attempt.
     pub(crate) fn give_back(&self) {
         self.lock().claimed_until = None;
@@ -49,7 +60,7 @@ impl Attempts {
     pub(crate) fn fail(&self, pause: Duration) {
         let mut known = self.lock();
         known.claimed_until = None;
-        if !std::mem::take(&mut known.is_overdue) {
+        if !known.end() {
             known.failures = known.failures.saturating_add(1);
             known.put_off(pause);
         }
@@ -61,8 +72,9 @@ impl Attempts {
         if known.is_put_off(Instant::now()) {
             return;
         }
-        if !std::mem::replace(&mut known.is_overdue, true) {
+        if !known.is_overdue {
             known.failures = known.failures.saturating_add(1);
+            known.is_overdue = known.under_way > 0;
         }
         known.put_off(pause);
     }
@@ -74,7 +86,9 @@ impl Attempts {
 
     /// The inner service has said that the response is no more.
     pub(crate) fn end(&self) {
-        self.lock().is_over = true;
+        let mut known = self.lock();
+        known.is_over = true;
+        known.end();
     }
 
     pub(crate) fn are_over(&self) -> bool {
@@ -87,6 +101,12 @@ impl Attempts {
 }
 
 impl Known {
+    /// An attempt has ended. Whether it has been counted as a failure already.
+    fn end(&mut self) -> bool {
+        self.under_way = self.under_way.saturating_sub(1);
+        std::mem::take(&mut self.is_overdue)
+    }
+
     fn is_put_off(&self, now: Instant) -> bool {
         self.put_off_until.is_some_and(|until| now < until)
     }

@@ -1,0 +1,109 @@
+//! A service, kept so that it can be asked again.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    config::Config,
+    entry::{Again, Entry},
+    error::BoxError,
+    key::{Identity, KeyBytes},
+    lookup::{Lookup, Missing},
+    respond::{Missed, Origin},
+};
+
+/// Shared by all clones of a service, so that what is stored can ask it again for as long as one of them lives.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kept(Arc<OnceLock<Arc<dyn Again>>>);
+
+impl Kept {
+    /// The inner service, to be asked with bodies that are made so.
+    pub(crate) fn get<S, ReqB, ResB>(
+        &self,
+        config: &Arc<Config>,
+        inner: &S,
+        make_body: fn(Bytes) -> ReqB,
+    ) -> Weak<dyn Again>
+    where
+        S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+        ReqB: Send + 'static,
+        ResB: Body + Send + 'static,
+        ResB::Data: Send,
+        ResB::Error: Into<BoxError>,
+    {
+        let kept = self.0.get_or_init(|| {
+            Arc::new(Inner {
+                config: config.clone(),
+                inner: Mutex::new(inner.clone()),
+                make_body,
+            })
+        });
+        Arc::downgrade(kept)
+    }
+}
+
+struct Inner<S, ReqB> {
+    config: Arc<Config>,
+    /// Locked to be cloned, no longer: it need not be `Sync`.
+    inner: Mutex<S>,
+    make_body: fn(Bytes) -> ReqB,
+}
+
+impl<S, ReqB> fmt::Debug for Inner<S, ReqB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").finish_non_exhaustive()
+    }
+}
+
+impl<S, ReqB, ResB> Again for Inner<S, ReqB>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Send + 'static,
+    ResB: Body + Send + 'static,
+    ResB::Data: Send,
+    ResB::Error: Into<BoxError>,
+{
+    fn ask(
+        self: Arc<Self>,
+        key: &[u8],
+        entry: Arc<Entry>,
+    ) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let Some(recorded) = &entry.recorded else {
+            return Box::pin(std::future::ready(false));
+        };
+        let mut lookup = Lookup::new(&self.config);
+        lookup.key = KeyBytes::from_slice(key);
+        lookup.head_bytes = recorded.head_bytes();
+        // Without credentials, unless they are in the key.
+        lookup.identity = Identity::None;
+        let body = recorded.body();
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let missed = Missed {
+            config: self.config.clone(),
+            inner: inner.clone(),
+            request: (recorded.head(), (self.make_body)(body.clone())),
+            lookup,
+            missing: Missing::renewed(&entry),
+            renewal: None,
+            origin: Some(Origin {
+                again: recorded.again().clone(),
+                body,
+            }),
+            anew: None,
+        };
+        drop(inner);
+        Box::pin(missed.renew(entry.clone()))
+    }
+}

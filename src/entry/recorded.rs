@@ -1,0 +1,106 @@
+//! The request of a stored response, as far as that depends on it: with it the response can be asked for again.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request};
+
+use super::{Entry, FIELD_BYTES};
+
+/// A service that can be asked again.
+pub(crate) trait Again: Send + Sync + fmt::Debug {
+    /// Asks for what is stored under this key again, for those to come. Says whether something newer is stored then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, a call that has begun goes on.
+    fn ask(
+        self: Arc<Self>,
+        key: &[u8],
+        entry: Arc<Entry>,
+    ) -> Pin<Box<dyn Future<Output = bool> + Send>>;
+}
+
+/// A request on its way to the inner service, with what it can be made of again.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    pub(crate) extensions: Extensions,
+    /// What of its body was read into its key.
+    pub(crate) body: Bytes,
+    /// How much of the key a purge by request marks.
+    pub(crate) head_bytes: usize,
+    /// Gone with the last service of its layer.
+    pub(crate) again: Weak<dyn Again>,
+}
+
+/// The request of a stored response.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    asked: Asked,
+    headers: HeaderMap,
+    /// How often the response was served.
+    used: AtomicU32,
+}
+
+/// What an extension is taken to weigh: nobody can tell.
+const EXTENSION_BYTES: usize = 128;
+
+impl Recorded {
+    /// The headers are those that the response may depend on.
+    pub(crate) fn new(asked: Asked, headers: HeaderMap) -> Self {
+        Self {
+            asked,
+            headers,
+            used: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn head(&self) -> request::Parts {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = self.asked.method.clone();
+        parts.uri = self.asked.uri.clone();
+        parts.version = self.asked.version;
+        parts.headers = self.headers.clone();
+        parts.extensions = self.asked.extensions.clone();
+        parts
+    }
+
+    pub(crate) fn body(&self) -> Bytes {
+        self.asked.body.clone()
+    }
+
+    pub(crate) fn head_bytes(&self) -> usize {
+        self.asked.head_bytes
+    }
+
+    pub(crate) fn again(&self) -> &Weak<dyn Again> {
+        &self.asked.again
+    }
+
+    pub(crate) fn count_use(&self) {
+        self.used.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        let fields = self.headers.iter();
+        let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+        let uri = self.asked.uri.path().len() + self.asked.uri.query().map_or(0, str::len);
+        let extensions = self.asked.extensions.len() * EXTENSION_BYTES;
+        let around = size_of::<Self>() + self.asked.body.len() + uri + extensions;
+        around + fields.sum::<usize>()
+    }
+}
