@@ -26,7 +26,7 @@ use tower_response_cache::{
 
 /// Fewer where nothing is optimised: it is the inner service's hundred that counts, and there are many times as many.
 const KEYS: usize = if cfg!(debug_assertions) {
-    10_000
+    15_000
 } else {
     100_000
 };
