@@ -1146,3 +1146,157 @@ async fn an_attempt_for_which_there_is_no_place_is_none_that_failed() {
         is_a_fresh_hit(&cache, "4").await;
     }
 }
+
+// Invariants 36, 37, 40.
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_get_nothing_that_was_purged_meanwhile() {
+    for says in [Says::Status(500), Says::Late(7, 500)] {
+        for purged in [true, false] {
+            let (cache, handle, control) = aged(both(), PAST_SWR).await;
+            control.say(says);
+            let asked: Vec<_> = (0..20).map(|_| spawn_ask(&cache, get("/"))).collect();
+            sleep(HANDLER / 2).await;
+            if purged {
+                let _ = handle.purge(Tag::new("/")).await.unwrap();
+            }
+            for asked in asked {
+                let answer = asked.await.unwrap().unwrap();
+                assert_eq!(answer.cache().is_stale(), !purged, "{says:?}");
+                assert_eq!(answer.status() == 500, purged);
+            }
+            settled(&handle).await;
+            assert_counted(&handle, 21);
+        }
+    }
+}
+
+// Invariants 16, 20.
+#[tokio::test(start_paused = true)]
+async fn what_is_over_when_the_failure_comes_is_not_served() {
+    for (left, is_stale) in [(4, true), (2, false)] {
+        for mode in MODES {
+            let age = PAST_BOTH - SECOND - SECOND * left;
+            let (cache, handle, control) = aged(both().fill_mode(mode), age).await;
+            control.say(Says::Late(3, 500));
+            let answers = answers(&cache, (0..10).map(|_| get("/"))).await;
+            for answer in answers {
+                assert_eq!(answer.cache().is_stale(), is_stale);
+                assert_eq!(answer.status() == 500, !is_stale);
+            }
+            settled(&handle).await;
+            assert_counted(&handle, 11);
+        }
+    }
+}
+
+// Invariant 16.
+#[tokio::test(start_paused = true)]
+async fn where_nothing_runs_in_the_background_an_early_refresh_falls_back_on_what_is_fresh() {
+    for says in FAILS_AT_ONCE {
+        let builder = eager().fill_mode(FillMode::Inline);
+        let (cache, handle, control) = aged(builder, IN_THE_LAST_TENTH).await;
+        control.say(says);
+        let first = spawn_ask(&cache, get("/"));
+        sleep(HANDLER / 2).await;
+        is_a_fresh_hit(&cache, "1").await;
+        let first = first.await.unwrap().unwrap();
+        assert!(first.cache().is_hit() && !first.cache().is_stale());
+        is_a_fresh_hit(&cache, "1").await;
+        assert_eq!(control.calls(), 2, "{says:?}");
+        settled(&handle).await;
+        assert_counted(&handle, 4);
+    }
+}
+
+const MESSAGE: &[u8] = &[0, 0, 0, 0, 1, 7];
+
+fn call_by_grpc() -> Request<Body> {
+    let mut request = Request::post("/shop.Stock/Get")
+        .body(full(MESSAGE))
+        .unwrap();
+    let headers = request.headers_mut();
+    headers.insert("host", HeaderValue::from_static("a.example"));
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    request
+}
+
+/// Answers the first call well, and then with this status, in its head or behind a message.
+fn grpc(status: &'static str, in_the_head: bool) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    let status = HeaderValue::from_static(status);
+    if in_the_head {
+        headers.insert("grpc-status", status);
+        return response;
+    }
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", status);
+    let steps = [Step::Data(MESSAGE.into()), Step::Trailers(trailers)];
+    response.map(|_| Script::new(steps).boxed_unsync())
+}
+
+// Invariants 22, 45.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_fails_in_its_head_is_answered_with_what_is_stale() {
+    for (status, falls_back) in [("14", true), ("13", true), ("5", false), ("16", false)] {
+        let layer = both().key(Key::grpc(1024)).build();
+        let probe = Probe::default();
+        let inner = origin(&probe, move |nth, _| async move {
+            Ok(if nth == 1 {
+                grpc("0", false)
+            } else {
+                grpc(status, true)
+            })
+        });
+        let cache = layer.layer(tower::service_fn(move |_: Request<ReplayBody<Body>>| {
+            inner.clone().oneshot(get("/"))
+        }));
+        ask(&cache, call_by_grpc()).await.unwrap();
+        sleep(PAST_SWR).await;
+        let answer = ask(&cache, call_by_grpc()).await.unwrap();
+        assert_eq!(answer.cache().is_stale(), falls_back, "{status}");
+        assert_eq!(answer.trailers.is_some(), falls_back);
+        assert_eq!(answer.body == MESSAGE, falls_back);
+        let answer = ask(&cache, call_by_grpc()).await.unwrap();
+        assert_eq!(answer.reason(), Some(Reason::StaleIfError));
+        assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
+        assert_eq!(probe.calls(), 2);
+        settled(&layer.handle()).await;
+        assert_counted(&layer.handle(), 3);
+    }
+}
+
+// Invariants 16, 21, 50.
+#[tokio::test(start_paused = true)]
+async fn what_has_not_changed_is_fresh_again_by_a_304_that_nobody_gets_to_see() {
+    for mode in MODES {
+        for age in [STALE, PAST_SWR] {
+            let layer = both().fill_mode(mode).build();
+            let probe = Probe::default();
+            let cache = layer.layer(origin(&probe, |nth, request| async move {
+                sleep(HANDLER).await;
+                let mut response = match request.headers().get("if-none-match") {
+                    Some(tag) if tag == "\"v\"" => with_status(StatusCode::NOT_MODIFIED, ""),
+                    _ => ok(nth.to_string()),
+                };
+                let tag = HeaderValue::from_static("\"v\"");
+                response.headers_mut().insert("etag", tag);
+                Ok(response)
+            }));
+            ask(&cache, get("/")).await.unwrap();
+            settled(&layer.handle()).await;
+            sleep(age).await;
+            for answer in answers(&cache, (0..10).map(|_| get("/"))).await {
+                assert_eq!((answer.text(), answer.status()), ("1", StatusCode::OK));
+            }
+            settled(&layer.handle()).await;
+            is_a_fresh_hit(&cache, "1").await;
+            assert_eq!(probe.calls(), 2, "{mode:?} {age:?}");
+            let (answer, _) = timed(&cache).await;
+            assert_eq!(answer.parts.headers["age"], "0");
+            assert_eq!(layer.handle().stats().stored, 2);
+            assert_counted(&layer.handle(), 13);
+        }
+    }
+}
