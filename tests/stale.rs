@@ -1300,3 +1300,47 @@ async fn what_has_not_changed_is_fresh_again_by_a_304_that_nobody_gets_to_see() 
         }
     }
 }
+
+// Invariants 11, 30.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_waited_in_vain_leaves_the_next_attempt_as_it_is() {
+    for says in [Says::Hangs, Says::Status(500), Says::Number] {
+        let (cache, handle, control) = aged(both(), PAST_SWR).await;
+        control.say(says);
+        let first = ask(&cache, head("/")).await.unwrap();
+        assert_eq!(first.cache().is_stale(), says != Says::Number);
+        sleep(PAUSE * 5 / 4).await;
+        control.say(Says::Status(500));
+        let (answer, took) = timed(&cache).await;
+        assert_stale(&answer, "1", Reason::StaleIfError);
+        assert_eq!((took, control.calls()), (HANDLER, 3), "it is asked");
+        all_are_stale_at_once(&cache, 10, "1", Reason::StaleIfError).await;
+        assert_eq!(control.calls(), 3, "and then put off: {says:?}");
+        settled(&handle).await;
+        assert_counted(&handle, 13);
+    }
+}
+
+// Invariants 4, 22, 44.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_more_does_not_uncover_an_older_response() {
+    for age in [STALE, PAST_SWR] {
+        let (cache, handle) = two_for_one(both()).await;
+        sleep(age).await;
+        ask(&cache, with_x_and_y("1")).await.unwrap();
+        settled(&handle).await;
+        let second = ask(&cache, with_x_and_y("1")).await.unwrap();
+        assert!(!second.cache().is_hit(), "{}", second.text());
+    }
+}
+
+// Invariants 4, 44.
+#[tokio::test(start_paused = true)]
+async fn what_is_swept_does_not_uncover_an_older_response() {
+    let (cache, handle) = two_for_one(both()).await;
+    let _ = handle.purge(Tag::new("new")).await.unwrap();
+    sleep(PAUSE).await;
+    settled(&handle).await;
+    let answer = ask(&cache, with_x_and_y("1")).await.unwrap();
+    assert!(!answer.cache().is_hit(), "{}", answer.text());
+}
