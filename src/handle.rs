@@ -137,7 +137,7 @@ impl CacheHandle {
     /// the body, for every body; and whatever proxies in front said of the target. The request must have what else the keys
     /// are made of: its method, its URI and authority or `Host` as the service sees them, and the headers, cookies, extensions
     /// and what closures look for, as they were chosen. Where that is not there, nothing of the layer is purged:
-    /// [`Purged::skipped`] tells.
+    /// [`Purged::skipped`](crate::Purged::skipped) tells.
     ///
     /// # Examples
     ///

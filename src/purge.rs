@@ -5,7 +5,7 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use crate::{
     clock::deadline_in,
     error::PurgeError,
-    refresh::Work,
+    refresh::Collecting,
     shared::{Shared, count},
     tags::{Force, Tag, Tagged, Targets},
 };
@@ -135,9 +135,10 @@ impl Purge {
         }
         let (shared, targets) = (self.shared.clone(), self.targets.clone());
         let lag = self.hold_off;
-        // Taken out before the mark: the sweep that follows it drops what may not be served stale.
-        let work = Work::of(&shared, &targets);
+        // Before the mark, since a sweep follows that.
+        let collecting = Collecting::begin(&shared);
         let mut purged = self.mark();
+        let work = collecting.all(&targets).await;
         if let Some(lag) = lag {
             tokio::time::sleep_until(deadline_in(lag)).await;
         }

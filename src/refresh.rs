@@ -1,10 +1,10 @@
 //! What a purge that refreshes has to fetch anew.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use tokio::task::JoinSet;
 
-use crate::{entry::Entry, shared::Shared, tags::Targets};
+use crate::{entry::Entry, shared::Shared, store::Slot, tags::Targets};
 
 /// The responses that a purge concerns, the most used first.
 #[derive(Debug)]
@@ -18,33 +18,65 @@ type Key = Arc<Box<[u8]>>;
 /// How many are asked for at a time: what is asked for now and then must not wait behind a whole site.
 const AT_ONCE: usize = 8;
 
-impl Work {
-    /// All that is stored now and bears these tags.
-    pub(crate) fn of(shared: &Shared, targets: &Targets) -> Self {
-        let mut work = Self {
+/// A purge that looks for what it concerns. Until it has, a sweep leaves that in place.
+#[derive(Debug)]
+pub(crate) struct Collecting<'a>(&'a Shared);
+
+/// How many keys are looked at before others get the core.
+const SLICE: usize = 256;
+
+impl<'a> Collecting<'a> {
+    pub(crate) fn begin(shared: &'a Shared) -> Self {
+        shared.collecting.fetch_add(1, Ordering::AcqRel);
+        Self(shared)
+    }
+
+    /// All that is stored, bears these tags, and was not purged hard.
+    pub(crate) async fn all(self, targets: &Targets) -> Work {
+        let mut work = Work {
             stored: Vec::new(),
             not_recorded: 0,
         };
-        let arrival = shared.purges.arrive();
-        for (key, slot) in shared.memory.iter() {
-            for entry in slot.entries() {
-                if !targets.mean(entry.stamp.tags())
-                    || !shared.purges.is_valid(&entry.stamp, arrival)
-                {
-                    continue;
-                }
-                if entry.recorded.is_some() {
-                    work.stored.push((key.clone(), entry.clone()));
-                } else {
-                    work.not_recorded += 1;
-                }
+        let mut stored = self.0.memory.iter();
+        loop {
+            let slice: Vec<_> = stored.by_ref().take(SLICE).collect();
+            let is_last = slice.len() < SLICE;
+            self.concerned(targets, slice, &mut work);
+            if is_last {
+                break;
             }
+            tokio::task::yield_now().await;
         }
         work.stored
             .sort_by_key(|(_, entry)| std::cmp::Reverse(used(entry)));
         work
     }
 
+    fn concerned(&self, targets: &Targets, slice: Vec<(Key, Slot)>, into: &mut Work) {
+        let purges = &self.0.purges;
+        let arrival = purges.arrive();
+        for (key, slot) in slice {
+            for entry in slot.entries() {
+                if !targets.mean(entry.stamp.tags()) || !purges.is_valid(&entry.stamp, arrival) {
+                    continue;
+                }
+                if entry.recorded.is_some() {
+                    into.stored.push((key.clone(), entry.clone()));
+                } else {
+                    into.not_recorded += 1;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Collecting<'_> {
+    fn drop(&mut self) {
+        self.0.collecting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Work {
     /// Asks for each again. Returns how many were fetched anew, and how many could not be.
     ///
     /// # Cancel safety

@@ -82,10 +82,11 @@ pub(crate) fn passed<B>(
 pub(crate) fn unavailable<B>(config: &Config, reason: Reason) -> Response<ResponseBody<B>> {
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    let seconds = config.waiting.retry_after.as_secs().max(1);
+    let pause = config.waiting.retry_after;
+    let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
     response
         .headers_mut()
-        .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        .insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     config
         .report
         .label(&mut response, CacheStatus::unavailable(reason));

@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     idle: Notify,
     shutting_down: AtomicBool,
     pub(crate) sweeping: AtomicBool,
+    /// How many purges are looking for what they have to fetch anew: until then, it stays.
+    pub(crate) collecting: AtomicUsize,
     layers: Mutex<Vec<Enrolled>>,
     next_layer: AtomicU64,
 }
@@ -164,6 +166,7 @@ impl Shared {
             idle: Notify::new(),
             shutting_down: AtomicBool::new(false),
             sweeping: AtomicBool::new(false),
+            collecting: AtomicUsize::new(0),
             layers: Mutex::default(),
             next_layer: AtomicU64::new(0),
         }

@@ -73,7 +73,7 @@ impl Fallback {
         ))
     }
 
-    /// As [`serve`](Self::serve), for a request that has waited in vain: those to come need not wait as long.
+    /// As [`serve`](Self::serve), for a request whose call failed, or that has waited in vain: those to come need not.
     pub(crate) fn serve_late<B>(&self) -> Option<Response<ResponseBody<B>>> {
         let served = self.serve();
         if served.is_some() {
@@ -130,7 +130,8 @@ pub(crate) async fn or_stale<R, E, B>(
         Ok(Ok(response)) => policy::is_failure(response.status(), response.headers()),
         Ok(Err(_)) | Err(_) => true,
     };
-    if failed && let Some(stale) = fallback.serve() {
+    // A fill has put the next attempt off by now; a call that is none does so here.
+    if failed && let Some(stale) = fallback.serve_late() {
         return Outcome::Stale(stale);
     }
     match called {

@@ -32,7 +32,16 @@ impl Shared {
     }
 
     fn keeps(&self, entry: &Entry, now: Instant) -> bool {
-        self.purges.keeps(&entry.stamp) && (entry.life(now) != Life::Over || entry.may_be_renewed())
+        let is_of_use = || {
+            let to_be_refreshed = entry.recorded.is_some() && self.is_collecting();
+            entry.life(now) != Life::Over || entry.may_be_renewed() || to_be_refreshed
+        };
+        self.purges.keeps(&entry.stamp) && is_of_use()
+    }
+
+    /// Whether a purge is looking for what it has to fetch anew.
+    fn is_collecting(&self) -> bool {
+        self.collecting.load(Ordering::Acquire) > 0
     }
 }
 

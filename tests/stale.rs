@@ -577,10 +577,14 @@ async fn a_head_is_served_stale_and_otherwise_forwarded_and_never_fills() {
         assert_stale(&answer, "", Reason::StaleIfError);
         assert_eq!(answer.parts.headers["content-length"], "1");
         assert_eq!(began.elapsed(), waited);
+        let put_off = ask(&cache, head("/")).await.unwrap();
+        assert_stale(&put_off, "", Reason::StaleIfError);
+        assert_eq!(began.elapsed(), waited, "not asked again");
+        sleep(PAUSE * 5 / 4).await;
     }
     assert_eq!(control.calls(), 4);
     assert_eq!(handle.stats().stored, 1);
-    assert_counted(&handle, 5);
+    assert_counted(&handle, 7);
     let _ = handle.purge(Tag::new("/")).await.unwrap();
     control.say(Says::Status(500));
     assert_eq!(ask(&cache, head("/")).await.unwrap().status(), 500);

@@ -33,7 +33,7 @@ impl Attempts {
         let now = Instant::now();
         let mut known = self.lock();
         let is_free = |until: Option<Instant>| until.is_none_or(|until| until <= now);
-        let may = is_free(known.claimed_until) && is_free(known.put_off_until) && !known.is_over;
+        let may = is_free(known.claimed_until) && !known.is_put_off(now) && !known.is_over;
         if may {
             known.claimed_until = Some(deadline_in(at_most));
         }
@@ -72,14 +72,12 @@ impl Attempts {
         if known.is_put_off(Instant::now()) {
             return;
         }
-        if !known.is_overdue {
-            known.failures = known.failures.saturating_add(1);
-            known.is_overdue = known.under_way > 0;
-        }
+        known.failures = known.failures.saturating_add(1);
+        known.is_overdue = known.under_way > 0;
         known.put_off(pause);
     }
 
-    /// Whether the last attempt failed, and it is too early for another.
+    /// Whether the last attempt failed, and it is too early for another; or one is under way that takes too long.
     pub(crate) fn are_put_off(&self, now: Instant) -> bool {
         self.lock().is_put_off(now)
     }
@@ -107,8 +105,9 @@ impl Known {
         std::mem::take(&mut self.is_overdue)
     }
 
+    /// Nobody waits a second time for an attempt that somebody has waited for in vain.
     fn is_put_off(&self, now: Instant) -> bool {
-        self.put_off_until.is_some_and(|until| now < until)
+        self.is_overdue || self.put_off_until.is_some_and(|until| now < until)
     }
 
     fn put_off(&mut self, pause: Duration) {

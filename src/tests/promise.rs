@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, service_fn};
 
@@ -42,7 +42,7 @@ struct Shop {
 }
 
 impl Shop {
-    async fn show(&self, product: usize) -> Response<Full<Bytes>> {
+    async fn show(&self, product: usize, known: Option<&HeaderValue>) -> Response<Full<Bytes>> {
         let version = self.versions[product].load(Ordering::SeqCst);
         for _ in 0..version % 7 {
             tokio::task::yield_now().await;
@@ -51,6 +51,15 @@ impl Shop {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let mut response = Response::new(Full::from(version.to_string()));
+        // Coarser than it should be: what has changed may be said not to have.
+        let tag = HeaderValue::try_from(format!("\"{}\"", version / 4)).unwrap();
+        if known == Some(&tag) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            *response.body_mut() = Full::default();
+        } else if known.is_some() && version.is_multiple_of(5) {
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        response.headers_mut().insert(header::ETAG, tag);
         response
             .extensions_mut()
             .insert(Tags::from(PRODUCT.tag(product)));
@@ -63,6 +72,13 @@ impl Shop {
             let product = next(&mut random) % PRODUCTS;
             let version = self.versions[product].fetch_add(1, Ordering::SeqCst) + 1;
             match next(&mut random) % 50 {
+                // Announces nothing: what is stale may be served.
+                2..5 => {
+                    drop(cache.purge(PRODUCT.tag(product)).soft().await);
+                    continue;
+                }
+                5 => drop(cache.begin_purge(PRODUCT.tag(product))),
+                6 => drop(cache.purge(Tags::all_of([PRODUCT.tag(product)])).await),
                 0 => drop(cache.purge_all().await),
                 1 => drop(
                     cache
@@ -117,10 +133,27 @@ fn next(state: &mut u64) -> usize {
     usize::try_from(*state >> 40).unwrap()
 }
 
+/// What is stored is fresh for long.
+fn fresh() -> CacheLayer {
+    CacheLayer::new(Duration::from_secs(3600))
+}
+
+/// What is stored is stale soon, and all that can be done with it is done: it is served, fetched anew in the background, asked for
+/// with its validator, and served where that fails.
+fn stale() -> CacheLayer {
+    CacheLayer::builder()
+        .ttl(Duration::from_millis(2))
+        .eager_refresh(0.5)
+        .unwrap()
+        .stale_while_revalidate(Duration::from_millis(2))
+        .stale_if_error(Duration::from_secs(3600))
+        .retry_after(Duration::from_millis(1))
+        .build()
+}
+
 /// Runs until there were so many requests and purges, or, with a fault, until it shows.
-async fn race(mutant: Option<Mutant>, requests: u64, purges: u64) -> Arc<Shop> {
+async fn race(cache: CacheLayer, mutant: Option<Mutant>, requests: u64, purges: u64) -> Arc<Shop> {
     let shop = Arc::new(Shop::default());
-    let cache = CacheLayer::new(Duration::from_secs(3600));
     let handle = cache.handle();
     if let Some(mutant) = mutant {
         handle.shared().purges.mutants.switch_on(mutant);
@@ -128,7 +161,8 @@ async fn race(mutant: Option<Mutant>, requests: u64, purges: u64) -> Arc<Shop> {
     let origin = shop.clone();
     let service = cache.layer(service_fn(move |request: Request<Full<Bytes>>| {
         let (origin, product) = (origin.clone(), request.uri().path()[1..].parse().unwrap());
-        async move { Ok::<_, Infallible>(origin.show(product).await) }
+        let known = request.headers().get(header::IF_NONE_MATCH).cloned();
+        async move { Ok::<_, Infallible>(origin.show(product, known.as_ref()).await) }
     }));
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 1..=2 {
@@ -173,7 +207,7 @@ async fn race(mutant: Option<Mutant>, requests: u64, purges: u64) -> Arc<Shop> {
 // Invariants 36, 37, 38, 39: at least 1,000,000 requests against at least 5,000 purges.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_after_a_purge_never_sees_what_is_older() {
-    let shop = race(None, 1_000_000, 5_000).await;
+    let shop = race(fresh(), None, 1_000_000, 5_000).await;
     let (requests, purges) = (
         shop.requests.load(Ordering::Relaxed),
         shop.purges.load(Ordering::Relaxed),
@@ -183,8 +217,18 @@ async fn a_request_after_a_purge_never_sees_what_is_older() {
     assert_eq!(shop.violations.load(Ordering::Relaxed), 0);
 }
 
-async fn shows(mutant: Mutant) {
-    let shop = race(Some(mutant), 1_000_000, u64::MAX).await;
+// Invariants 16, 36, 38, 40: the same, where answers are served stale, renewed and fallen back on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_after_a_purge_never_sees_what_is_older_however_stale_it_may_be_served() {
+    let shop = race(stale(), None, 500_000, 5_000).await;
+    let requests = shop.requests.load(Ordering::Relaxed);
+    println!("{requests} requests");
+    assert!(requests >= 500_000);
+    assert_eq!(shop.violations.load(Ordering::Relaxed), 0);
+}
+
+async fn shows(cache: CacheLayer, mutant: Mutant) {
+    let shop = race(cache, Some(mutant), 1_000_000, u64::MAX).await;
     let requests = shop.requests.load(Ordering::Relaxed);
     println!("{mutant:?}: seen after {requests} requests");
     assert!(
@@ -195,15 +239,30 @@ async fn shows(mutant: Mutant) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stamp_taken_after_the_handler_would_show() {
-    shows(Mutant::StampAfterHandler).await;
+    shows(fresh(), Mutant::StampAfterHandler).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_check_when_reading_would_show() {
-    shows(Mutant::NoCheckWhenReading).await;
+    shows(fresh(), Mutant::NoCheckWhenReading).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn followers_that_are_not_checked_would_show() {
-    shows(Mutant::FollowersNotChecked).await;
+    shows(fresh(), Mutant::FollowersNotChecked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_stamped_after_the_handler_would_show() {
+    shows(stale(), Mutant::StampAfterHandler).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_answer_that_is_not_checked_would_show() {
+    shows(stale(), Mutant::NoCheckWhenReading).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_renewed_though_it_was_purged_would_show() {
+    shows(stale(), Mutant::RenewedThoughPurged).await;
 }
