@@ -11,6 +11,7 @@ use crate::{
     caught::Panic,
     entry::{Entry, Recorded},
     mutant::Mutant,
+    pinned::Pinned,
     policy::{Candidate, Plan, Verdict},
     recorder::{Answer, Audience, Errand, Recorder},
     recording::Recording,
@@ -153,9 +154,10 @@ impl Errand {
         mut asked: Asked,
         scope: CacheScope,
         in_flight: InFlight,
-        stored: &Arc<Entry>,
+        pinned: &Pinned,
         not_modified: response::Parts,
     ) -> Response<ResponseBody<B>> {
+        let stored = pinned.entry();
         let is_same = stored.head.is_named_by(&not_modified.headers);
         let mut parts = stored.head.updated_by(not_modified);
         let mut hint = SizeHint::new();
@@ -173,8 +175,7 @@ impl Errand {
         };
         // What was purged since it was found is old, whatever the inner service says of it.
         let purges = &self.config.shared.purges;
-        let is_valid = purges.is_still_valid(&stored.stamp, self.arrival)
-            || purges.mutants.has(Mutant::RenewedThoughPurged);
+        let is_valid = pinned.is_valid() || purges.mutants.has(Mutant::RenewedThoughPurged);
         let (plan, reason) = match plan {
             Ok(plan) if is_valid => plan,
             plan => {

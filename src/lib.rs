@@ -83,6 +83,7 @@ pub mod key;
 mod layer;
 mod lookup;
 mod mutant;
+mod pinned;
 mod policy;
 mod purge;
 mod recorder;

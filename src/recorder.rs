@@ -14,12 +14,13 @@ use crate::{
     flight::{Leader, Opinion},
     grpc::Messages,
     key::{Identity, KeyBytes},
+    pinned::Pinned,
     policy::Plan,
     recording::Recording,
     renewal::Renewal,
     shared::{self, InFlight, Told, count},
     status::{Forward, Reason},
-    tags::{Arrival, CacheScope, Stamp},
+    tags::{CacheScope, Stamp},
 };
 
 /// The keys of one request.
@@ -41,10 +42,8 @@ pub(crate) struct Errand {
     pub(crate) identity: Identity,
     pub(crate) forward: Forward,
     pub(crate) audience: Audience,
-    /// When the request came that began it.
-    pub(crate) arrival: Arrival,
     /// What the inner service is asked whether it has changed.
-    pub(crate) asked_for: Option<Arc<Entry>>,
+    pub(crate) asked_for: Option<Pinned>,
     /// How it can be asked again.
     pub(crate) asked: Option<Asked>,
     /// Told when the answer is stored.

@@ -20,6 +20,7 @@ use crate::{
     flight::{Boarding, Landing, Leader},
     key::KeyBytes,
     lookup::{Found, Hit, Lookup, Missing},
+    pinned::Pinned,
     policy,
     recorder::{Audience, Errand, Held, Keys},
     renewal::Renewal,
@@ -395,8 +396,8 @@ where
         let renewed = held.renewal.as_ref().map(Renewal::entry);
         let parts = &mut self.request.0;
         let asked_for = renewed
-            .filter(|entry| policy::ask_conditionally(parts, entry))
-            .cloned();
+            .and_then(|entry| Pinned::new(&self.config.shared, entry, self.lookup.arrival))
+            .filter(|pinned| policy::ask_conditionally(parts, pinned.entry()));
         let asked = self.origin.map(|origin| Asked {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
@@ -418,7 +419,6 @@ where
             identity: self.lookup.identity,
             forward: self.missing.forward,
             audience,
-            arrival: self.lookup.arrival,
             asked_for,
             asked,
             anew: self.anew,

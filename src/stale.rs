@@ -12,17 +12,16 @@ use crate::{
     config::Config,
     entry::{Entry, Life},
     lookup::{Hit, Lookup, Served},
+    pinned::Pinned,
     policy, reply,
     status::Reason,
-    tags::Arrival,
 };
 
 /// A stored response that is past its lifetime, or soon will be, and the request that it is for.
 #[derive(Debug)]
 pub(crate) struct Fallback {
     config: Arc<Config>,
-    entry: Arc<Entry>,
-    arrival: Arrival,
+    pinned: Pinned,
     method: Method,
 }
 
@@ -34,29 +33,31 @@ impl Fallback {
         lookup: &Lookup,
         method: &Method,
     ) -> Option<Self> {
-        let fallback = Self {
+        if entry.life(Instant::now()) == Life::Over {
+            return None;
+        }
+        Some(Self {
             config: config.clone(),
-            entry: entry.clone(),
-            arrival: lookup.arrival,
+            pinned: Pinned::new(&config.shared, entry, lookup.arrival)?,
             method: method.clone(),
-        };
-        fallback.hit().map(|_| fallback)
+        })
     }
 
     /// As it may be served now: not if a purge or the end of its time has come while the request waited.
     fn hit(&self) -> Option<Hit> {
-        let now = Instant::now();
-        let served = match self.entry.life(now) {
+        if !self.pinned.is_valid() {
+            return None;
+        }
+        let (now, entry) = (Instant::now(), self.pinned.entry());
+        let served = match entry.life(now) {
             Life::Fresh(ttl) => Served::Fresh(ttl),
             Life::StaleWhileRevalidate(by) | Life::StaleIfError(by) => {
                 Served::Stale(by, Reason::StaleIfError)
             }
             Life::Over => return None,
         };
-        let purges = &self.config.shared.purges;
-        let is_valid = purges.is_still_valid(&self.entry.stamp, self.arrival);
-        is_valid.then(|| Hit {
-            entry: self.entry.clone(),
+        Some(Hit {
+            entry: entry.clone(),
             served,
             now,
             wants_renewal: false,
@@ -78,14 +79,14 @@ impl Fallback {
         let served = self.serve();
         if served.is_some() {
             let pause = self.config.waiting.retry_after;
-            self.entry.attempts.are_overdue(pause);
+            self.pinned.entry().attempts.are_overdue(pause);
         }
         served
     }
 
     /// Whether somebody else has found meanwhile that it cannot be fetched anew.
     pub(crate) fn is_put_off(&self) -> bool {
-        self.entry.attempts.are_put_off(Instant::now())
+        self.pinned.entry().attempts.are_put_off(Instant::now())
     }
 }
 

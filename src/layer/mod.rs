@@ -22,7 +22,7 @@ pub use builder::{CacheLayerBuilder, Once, Refreshable};
 /// What is stored as it comes: answers to GET of status 200 that are for everybody. Not stored are those with
 /// `Set-Cookie`, with `Cache-Control: no-store`, `private` or `no-cache`, with `Vary: *`, event streams, and those that
 /// are too large or were cut short. A request that carries `Authorization` or cookies passes by, unless these are in
-/// the [`Key`]. The response says what the cache did, and why, in its [`CacheStatus`](crate::CacheStatus).
+/// the [`Key`](crate::Key). The response says what the cache did, and why, in its [`CacheStatus`](crate::CacheStatus).
 ///
 /// # Backpressure
 ///

@@ -166,15 +166,21 @@ impl PurgeClock {
         true
     }
 
-    /// Whether no purge at all has come after a stored response that a request found when it arrived: what is asked before
-    /// it is used after a wait.
+    /// Whether a stored response is valid now that a request found when it arrived.
     pub(crate) fn is_still_valid(&self, stamp: &Stamp, arrival: Arrival) -> bool {
         if self.mutants.has(Mutant::NoCheckWhenReading) {
             return true;
         }
+        // Under the lock: what is dropped after this look has been seen.
         let marks = self.read_marks();
         let overtaken = self.drops.load(Ordering::Relaxed) != arrival.drops;
         !overtaken && note(&marks, stamp)
+    }
+
+    /// Whether a stored response is valid now that was so when a [`Birth`] was taken which is still alive: no mark that has come
+    /// since was dropped.
+    pub(crate) fn is_valid_since(&self, stamp: &Stamp) -> bool {
+        self.mutants.has(Mutant::NoCheckWhenReading) || note(&self.read_marks(), stamp)
     }
 
     /// Whether a response that a request waited for may be given to it. Its [`Birth`] must be alive, so that no mark

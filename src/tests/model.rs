@@ -207,6 +207,49 @@ fn readers_against_soft_purge_and_sweep(
     }
 }
 
+/// One who has found what is stored, and uses it after a wait: not if the purge has returned by then.
+fn a_long_wait_against_purge_and_sweep(
+    mutant: Option<Mutant>,
+) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(mutant);
+        world.fill();
+        let waiting = world.clone();
+        let purged = Arc::new(AtomicU64::new(0));
+        let seen = purged.clone();
+        let waiter = thread::spawn(move || {
+            let clock = &waiting.clock;
+            let arrival = clock.arrive();
+            let Some(entry) = waiting.stored.lock().unwrap().clone() else {
+                return;
+            };
+            let _birth = clock.bear();
+            if !clock.is_still_valid(&entry.0, arrival) {
+                return;
+            }
+            let returned = seen.load(Ordering::Acquire) == 1;
+            let is_served = clock.is_valid_since(&entry.0);
+            assert!(!returned || !is_served, "purged, and served after a wait");
+        });
+        world.change();
+        world.sweep();
+        purged.store(1, Ordering::Release);
+        waiter.join().unwrap();
+    }
+}
+
+// Invariants 36, 40, 41: exhaustive for two threads.
+#[test]
+fn what_is_used_after_a_wait_was_not_purged_meanwhile() {
+    explore(None, a_long_wait_against_purge_and_sweep(None));
+}
+
+#[test]
+fn a_mark_dropped_during_a_long_wait_would_show() {
+    let mutant = Some(Mutant::MarkDroppedTooEarly);
+    assert!(breaks(None, a_long_wait_against_purge_and_sweep(mutant)));
+}
+
 // Invariants 38, 40: exhaustive for two threads.
 #[test]
 fn what_is_purged_softly_is_never_served_as_fresh() {

@@ -38,6 +38,7 @@ const FLOORS: &[&str] = &[
     "recorder",
     "anew",
     "sweep",
+    "pinned",
     "config",
     "shared",
     "explanation",
