@@ -4,3 +4,13 @@
 #[cfg_attr(feature = "axum", doc = "")]
 #[cfg_attr(feature = "axum", doc = include_str!("../../docs/keys_and_tags.md"))]
 pub mod keys_and_tags {}
+
+/// When a response is served after its lifetime, while it is fetched anew or because it cannot be.
+#[doc = ""]
+#[doc = include_str!("../../docs/stale.md")]
+pub mod stale {}
+
+/// How to test a cached service without waiting for its lifetimes to end.
+#[doc = ""]
+#[doc = include_str!("../../docs/paused_time.md")]
+pub mod paused_time {}
