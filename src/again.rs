@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
@@ -12,26 +12,29 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
+    anew::Anew,
     config::Config,
-    entry::{Again, Entry},
+    entry::{Again, AgainCell, Cells, Entry},
     error::BoxError,
     key::{Identity, KeyBytes},
     lookup::{Lookup, Missing},
     respond::{Missed, Origin},
 };
 
-/// Shared by all clones of a service, so that what is stored can ask it again for as long as one of them lives.
+/// Shared by all clones of a service. What is stored keeps it, so that it can be asked again when they are gone: some routers make a
+/// service for each connection, or each request.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Kept(Arc<OnceLock<Arc<dyn Again>>>);
+pub(crate) struct Kept(Arc<OnceLock<Arc<AgainCell>>>);
 
 impl Kept {
     /// The inner service, to be asked with bodies that are made so.
     pub(crate) fn get<S, ReqB, ResB>(
         &self,
+        layer: &Cells,
         config: &Arc<Config>,
         inner: &S,
         make_body: fn(Bytes) -> ReqB,
-    ) -> Weak<dyn Again>
+    ) -> Arc<AgainCell>
     where
         S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
         S::Future: Send,
@@ -42,13 +45,15 @@ impl Kept {
         ResB::Error: Into<BoxError>,
     {
         let kept = self.0.get_or_init(|| {
-            Arc::new(Inner {
+            let cell = Arc::new(AgainCell::new(Arc::new(Inner {
                 config: config.clone(),
                 inner: Mutex::new(inner.clone()),
                 make_body,
-            })
+            })));
+            layer.add(&cell);
+            cell
         });
-        Arc::downgrade(kept)
+        kept.clone()
     }
 }
 
@@ -89,11 +94,14 @@ where
         // Without credentials, unless they are in the key.
         lookup.identity = Identity::None;
         let body = recorded.body();
+        let mut parts = recorded.head();
+        // Layers of this cache further in are asked anew too.
+        parts.extensions.insert(Anew::new(&self.config.shared));
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let missed = Missed {
             config: self.config.clone(),
             inner: inner.clone(),
-            request: (recorded.head(), (self.make_body)(body.clone())),
+            request: (parts, (self.make_body)(body.clone())),
             lookup,
             missing: Missing::renewed(&entry),
             renewal: None,

@@ -25,10 +25,11 @@ impl Anew {
         }
     }
 
-    /// What a request says of it to this cache.
-    pub(crate) fn of(extensions: &Extensions, cache: &Arc<Shared>) -> Option<Self> {
-        let anew = extensions.get::<Self>()?;
-        std::ptr::eq(anew.cache.as_ptr(), Arc::as_ptr(cache)).then(|| anew.clone())
+    /// What a request says of it to this cache. A layer further in heeds it too, and tells nobody.
+    pub(crate) fn heed(extensions: &mut Extensions, cache: &Arc<Shared>) -> Option<Self> {
+        let anew = extensions.get_mut::<Self>()?;
+        let is_meant = std::ptr::eq(anew.cache.as_ptr(), Arc::as_ptr(cache));
+        is_meant.then(|| std::mem::replace(anew, Self::new(cache)))
     }
 
     /// The answer is stored.

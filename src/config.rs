@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, Response, request};
 
 use crate::{
+    entry::Cells,
     key::{Identity, KeyBytes, KeyPrefix, Selection},
     policy::Policy,
     shared::{Keyed, Shared},
@@ -123,6 +124,8 @@ pub(crate) struct Layered<K> {
     pub(crate) name: Option<Box<str>>,
     pub(crate) config: Arc<Config>,
     pub(crate) keys: Arc<KeyMaker<K>>,
+    /// Its services, where they can be asked again.
+    pub(crate) cells: Cells,
 }
 
 /// A layer's key, without the rest of the layer.

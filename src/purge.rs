@@ -5,7 +5,7 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use crate::{
     clock::deadline_in,
     error::PurgeError,
-    refresh::Collecting,
+    refresh::Refresh,
     shared::{Shared, count},
     tags::{Force, Tag, Tagged, Targets},
 };
@@ -133,17 +133,16 @@ impl Purge {
         if !self.refresh {
             return self.mark();
         }
-        let (shared, targets) = (self.shared.clone(), self.targets.clone());
-        let lag = self.hold_off;
-        // Before the mark, since a sweep follows that.
-        let collecting = Collecting::begin(&shared);
+        let refresh = Refresh::begin(&self.shared);
+        let (targets, lag) = (self.targets.clone(), self.hold_off);
         let mut purged = self.mark();
-        let work = collecting.all(&targets).await;
         if let Some(lag) = lag {
             tokio::time::sleep_until(deadline_in(lag)).await;
         }
-        purged.not_recorded = work.not_recorded;
-        (purged.refreshed, purged.failed) = work.run(&shared).await;
+        let done = refresh.run(&targets).await;
+        purged.refreshed = done.refreshed;
+        purged.failed = done.failed;
+        purged.not_recorded = done.not_recorded;
         purged
     }
 

@@ -1,125 +1,165 @@
 //! What a purge that refreshes has to fetch anew.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    cmp::Reverse,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::task::JoinSet;
 
-use crate::{entry::Entry, shared::Shared, store::Slot, tags::Targets};
+use crate::{
+    entry::{Again, Entry},
+    shared::{InFlight, Shared},
+    store::Slot,
+    tags::Targets,
+};
 
-/// The responses that a purge concerns, the most used first.
+/// A purge that looks for what it concerns, and then fetches that anew.
 #[derive(Debug)]
-pub(crate) struct Work {
-    stored: Vec<(Key, Arc<Entry>)>,
+pub(crate) struct Refresh {
+    shared: Arc<Shared>,
+    /// While it lasts, no mark is dropped: what is purged hard meanwhile is known to be.
+    _in_flight: InFlight,
+    _collecting: Collecting,
+}
+
+/// What came of a refresh.
+#[derive(Debug, Default)]
+pub(crate) struct Refreshed {
+    pub(crate) refreshed: usize,
+    pub(crate) failed: usize,
     pub(crate) not_recorded: usize,
 }
 
-type Key = Arc<Box<[u8]>>;
+/// A stored response, with its key and the service that it came from.
+struct Stored {
+    key: Arc<Box<[u8]>>,
+    entry: Arc<Entry>,
+    again: Arc<dyn Again>,
+    used: u32,
+}
 
 /// How many are asked for at a time: what is asked for now and then must not wait behind a whole site.
 const AT_ONCE: usize = 8;
 
-/// A purge that looks for what it concerns. Until it has, a sweep leaves that in place.
-#[derive(Debug)]
-pub(crate) struct Collecting<'a>(&'a Shared);
-
 /// How many keys are looked at before others get the core.
 const SLICE: usize = 256;
 
-impl<'a> Collecting<'a> {
-    pub(crate) fn begin(shared: &'a Shared) -> Self {
-        shared.collecting.fetch_add(1, Ordering::AcqRel);
-        Self(shared)
-    }
-
-    /// All that is stored, bears these tags, and was not purged hard.
-    pub(crate) async fn all(self, targets: &Targets) -> Work {
-        let mut work = Work {
-            stored: Vec::new(),
-            not_recorded: 0,
-        };
-        let mut stored = self.0.memory.iter();
-        loop {
-            let slice: Vec<_> = stored.by_ref().take(SLICE).collect();
-            let is_last = slice.len() < SLICE;
-            self.concerned(targets, slice, &mut work);
-            if is_last {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        work.stored
-            .sort_by_key(|(_, entry)| std::cmp::Reverse(used(entry)));
-        work
-    }
-
-    fn concerned(&self, targets: &Targets, slice: Vec<(Key, Slot)>, into: &mut Work) {
-        let purges = &self.0.purges;
-        let arrival = purges.arrive();
-        for (key, slot) in slice {
-            for entry in slot.entries() {
-                if !targets.mean(entry.stamp.tags()) || !purges.is_valid(&entry.stamp, arrival) {
-                    continue;
-                }
-                if entry.recorded.is_some() {
-                    into.stored.push((key.clone(), entry.clone()));
-                } else {
-                    into.not_recorded += 1;
-                }
-            }
+impl Refresh {
+    /// To be called before the purge, since a sweep follows that.
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: shared.clone(),
+            _in_flight: shared.bear(),
+            _collecting: Collecting::begin(shared),
         }
     }
-}
 
-impl Drop for Collecting<'_> {
-    fn drop(&mut self) {
-        self.0.collecting.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Work {
-    /// Asks for each again. Returns how many were fetched anew, and how many could not be.
+    /// Fetches anew all that is stored and bears these tags, a few at a time, the most used first.
     ///
     /// # Cancel safety
     ///
     /// Dropped, no more calls begin; those that have begun go on.
-    pub(crate) async fn run(self, shared: &Arc<Shared>) -> (usize, usize) {
-        let (mut refreshed, mut failed) = (0, 0);
+    pub(crate) async fn run(self, targets: &Targets) -> Refreshed {
+        let mut done = Refreshed::default();
+        let mut stored = self.concerned(targets, &mut done).await;
+        stored.sort_unstable_by_key(|stored| Reverse(stored.used));
         let mut asked = JoinSet::new();
-        let mut count = |ended: Result<bool, _>| match ended {
-            Ok(true) => refreshed += 1,
-            Ok(false) | Err(_) => failed += 1,
+        let mut count = |ended: Result<Option<bool>, _>| match ended {
+            Ok(Some(true)) => done.refreshed += 1,
+            Ok(Some(false)) | Err(_) => done.failed += 1,
+            Ok(None) => {}
         };
-        for (key, entry) in self.stored {
+        for stored in stored {
             while asked.len() >= AT_ONCE
                 && let Some(ended) = asked.join_next().await
             {
                 count(ended);
             }
-            let again = entry
-                .recorded
-                .as_ref()
-                .and_then(|recorded| recorded.again().upgrade());
-            let shared = shared.clone();
-            asked.spawn(async move {
-                let Some(again) = again else {
-                    return false;
-                };
-                let Some(_place) = shared.refresh_permit().await else {
-                    return false;
-                };
-                again.ask(&key, entry).await
-            });
+            asked.spawn(stored.ask(self.shared.clone()));
         }
         while let Some(ended) = asked.join_next().await {
             count(ended);
         }
-        (refreshed, failed)
+        done
+    }
+
+    /// What is stored, bears these tags, and was not purged hard.
+    async fn concerned(&self, targets: &Targets, done: &mut Refreshed) -> Vec<Stored> {
+        let mut found = Vec::new();
+        let mut all = self.shared.memory.iter();
+        loop {
+            let slice: Vec<_> = all.by_ref().take(SLICE).map(|(key, _)| key).collect();
+            let is_last = slice.len() < SLICE;
+            for key in slice {
+                self.look_at(&key, targets, &mut found, done);
+            }
+            if is_last {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn look_at(
+        &self,
+        key: &Arc<Box<[u8]>>,
+        targets: &Targets,
+        found: &mut Vec<Stored>,
+        done: &mut Refreshed,
+    ) {
+        let purges = &self.shared.purges;
+        // As a request would: the iterator may bring what a sweep has removed.
+        let arrival = purges.arrive();
+        let slot = self.shared.memory.get(key);
+        let entries = slot.as_ref().map_or(&[][..], Slot::entries);
+        let is_concerned = |entry: &&Arc<Entry>| {
+            targets.mean(entry.stamp.tags()) && purges.is_still_valid(&entry.stamp, arrival)
+        };
+        for entry in entries.iter().filter(is_concerned) {
+            let recorded = entry.recorded.as_ref();
+            match recorded.and_then(|recorded| Some((recorded.again().get()?, recorded.used()))) {
+                Some((again, used)) => found.push(Stored {
+                    key: key.clone(),
+                    entry: entry.clone(),
+                    again,
+                    used,
+                }),
+                None => done.not_recorded += 1,
+            }
+        }
     }
 }
 
-fn used(entry: &Entry) -> u32 {
-    entry
-        .recorded
-        .as_ref()
-        .map_or(0, |recorded| recorded.used())
+impl Stored {
+    /// Whether it was fetched anew. `None` if there is nothing left to be: it was purged hard meanwhile.
+    async fn ask(self, shared: Arc<Shared>) -> Option<bool> {
+        let place = shared.refresh_permit().await;
+        if !shared.purges.is_valid_since(&self.entry.stamp) {
+            return None;
+        }
+        let asked = match place {
+            Some(_) => self.again.ask(&self.key, self.entry).await,
+            None => false,
+        };
+        drop(place);
+        Some(asked)
+    }
+}
+
+/// Until it is dropped, a sweep leaves in place what may have to be fetched anew.
+#[derive(Debug)]
+struct Collecting(Arc<Shared>);
+
+impl Collecting {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        shared.collecting.fetch_add(1, Ordering::AcqRel);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        self.0.collecting.fetch_sub(1, Ordering::AcqRel);
+    }
 }

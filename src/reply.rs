@@ -8,7 +8,7 @@ use crate::{
     entry::Head,
     lookup::{Hit, Served},
     shared::{Told, count},
-    status::{CacheStatus, Forward, Reason},
+    status::{CacheStatus, Forward, Reason, ServedStale},
 };
 
 /// A stored response. These extensions, emptied, are the response's: those of a request that is over have their memory
@@ -43,6 +43,9 @@ pub(crate) fn hit<B>(
         Served::Fresh(ttl) => (CacheStatus::hit(ttl), &counters.hits),
         Served::Stale(by, why) => (CacheStatus::stale(by, why), &counters.stale),
     };
+    if status.is_stale() {
+        response.extensions_mut().insert(ServedStale);
+    }
     config.report.label(&mut response, status);
     count(counter);
     response

@@ -1,6 +1,6 @@
 //! The long way of a request that is not in the store: it leads, waits, or goes alone.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, request};
@@ -14,7 +14,7 @@ use crate::{
     body::ResponseBody,
     clock::deadline_in,
     config::{Config, FillMode},
-    entry::{Again, Asked, Entry},
+    entry::{AgainCell, Asked, Entry},
     error::BoxError,
     fill::Fill,
     flight::{Boarding, Landing, Leader},
@@ -50,7 +50,7 @@ pub(crate) struct Missed<S, ReqB> {
 /// Where a request can be asked again, and the body with which.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    pub(crate) again: Weak<dyn Again>,
+    pub(crate) again: Arc<AgainCell>,
     pub(crate) body: Bytes,
 }
 
@@ -398,14 +398,18 @@ where
         let asked_for = renewed
             .and_then(|entry| Pinned::new(&self.config.shared, entry, self.lookup.arrival))
             .filter(|pinned| policy::ask_conditionally(parts, pinned.entry()));
-        let asked = self.origin.map(|origin| Asked {
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            version: parts.version,
-            extensions: parts.extensions.clone(),
-            body: origin.body,
-            head_bytes: self.lookup.head_bytes,
-            again: origin.again,
+        let asked = self.origin.map(|origin| {
+            let mut extensions = parts.extensions.clone();
+            extensions.remove::<Anew>();
+            Asked {
+                method: parts.method.clone(),
+                uri: parts.uri.clone(),
+                version: parts.version,
+                extensions,
+                body: origin.body,
+                head_bytes: self.lookup.head_bytes,
+                again: origin.again,
+            }
         });
         let request = self.lookup.request_hash(&self.config);
         let keys = Keys {

@@ -32,6 +32,10 @@ pub struct CacheStatus {
     pub(crate) reason: Option<Reason>,
 }
 
+/// In the extensions of a stale response, whatever else it is to tell: a cache further out does not take it for a new one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServedStale;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Hit {
@@ -445,6 +449,8 @@ reasons! {
     LateScope = "late-scope",
     /// A purge of one of the response's tags is under way, or holds off what is stored.
     HeldOff = "held-off",
+    /// The response is one that a cache further in served stale.
+    StaleInside = "stale-inside",
     /// A stale response is served while it is fetched anew.
     StaleWhileRevalidate = "stale-while-revalidate",
     /// A stale response is served because it could not be fetched anew, or not in time.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{tags::Stamp, vary::Vary};
 pub(crate) use attempts::Attempts;
-pub(crate) use recorded::{Again, Asked, Recorded};
+pub(crate) use recorded::{Again, AgainCell, Asked, Cells, Recorded};
 
 /// For how long a response may be served after the end of its lifetime, both counted from there (RFC 5861).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

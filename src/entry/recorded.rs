@@ -4,7 +4,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -28,6 +28,54 @@ pub(crate) trait Again: Send + Sync + fmt::Debug {
     ) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 }
 
+/// A service that can be asked again for as long as its layer is there: the layer empties it when it goes, so that what is stored
+/// keeps nothing alive that keeps the store alive.
+#[derive(Debug, Default)]
+pub(crate) struct AgainCell(Mutex<Option<Arc<dyn Again>>>);
+
+impl AgainCell {
+    pub(crate) fn new(again: Arc<dyn Again>) -> Self {
+        Self(Mutex::new(Some(again)))
+    }
+
+    pub(crate) fn get(&self) -> Option<Arc<dyn Again>> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn empty(&self) {
+        let again = self.lock().take();
+        // What it holds may drop what is locked: after the lock.
+        drop(again);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<dyn Again>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All that is kept of one layer's services. Emptied with the layer, since a service may hold what the store is held by.
+#[derive(Debug, Default)]
+pub(crate) struct Cells(Mutex<Vec<Weak<AgainCell>>>);
+
+impl Cells {
+    pub(crate) fn add(&self, cell: &Arc<AgainCell>) {
+        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Now and then, so that it costs next to nothing.
+        if cells.len() == cells.capacity() {
+            cells.retain(|cell| cell.strong_count() > 0);
+        }
+        cells.push(Arc::downgrade(cell));
+    }
+}
+
+impl Drop for Cells {
+    fn drop(&mut self) {
+        let cells = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let left = cells.iter().filter_map(Weak::upgrade);
+        left.for_each(|cell| cell.empty());
+    }
+}
+
 /// A request on its way to the inner service, with what it can be made of again.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -39,8 +87,7 @@ pub(crate) struct Asked {
     pub(crate) body: Bytes,
     /// How much of the key a purge by request marks.
     pub(crate) head_bytes: usize,
-    /// Gone with the last service of its layer.
-    pub(crate) again: Weak<dyn Again>,
+    pub(crate) again: Arc<AgainCell>,
 }
 
 /// The request of a stored response.
@@ -83,7 +130,7 @@ impl Recorded {
         self.asked.head_bytes
     }
 
-    pub(crate) fn again(&self) -> &Weak<dyn Again> {
+    pub(crate) fn again(&self) -> &Arc<AgainCell> {
         &self.asked.again
     }
 

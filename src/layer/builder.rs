@@ -7,6 +7,7 @@ use http::{Method, StatusCode, request, response};
 use super::{BodyCacheLayer, CacheLayer, RefreshableLayer};
 use crate::{
     config::{Config, FillMode, KeyMaker, Layered, Report, Waiting},
+    entry::Cells,
     error::BuildError,
     handle::CacheHandle,
     key::{self, Head, Key, KeyPrefix},
@@ -708,6 +709,7 @@ where
         name: name.clone(),
         config,
         keys: keys.clone(),
+        cells: Cells::default(),
     });
     let layer: Arc<dyn Explain> = layered.clone();
     shared.enrol(Enrolled {

@@ -12,7 +12,7 @@ use crate::{
     entry::{Head, TagNames, age},
     grpc::{content_type_starts_with, is_grpc},
     key::{Identity, Selection},
-    status::Reason,
+    status::{Reason, ServedStale},
     tags::{Tag, Tags, scope::Gathered},
     vary::Vary,
 };
@@ -61,12 +61,14 @@ pub(crate) struct Plan {
 impl Policy {
     pub(crate) fn judge(&self, candidate: Candidate<'_>) -> Verdict {
         let failed = is_failure(candidate.response.status, &candidate.response.headers);
-        let do_not_store = candidate.gathered.do_not_store.is_some();
+        let share_only = share_only(&candidate);
         match (self.plan(candidate), failed) {
             (Ok(plan), true) => Verdict::Failed(Some(plan)),
             (Err(_), true) => Verdict::Failed(None),
-            (Ok(plan), false) if do_not_store => Verdict::Share(plan, Reason::DoNotStore),
-            (Ok(plan), false) => Verdict::Store(plan),
+            (Ok(plan), false) => match share_only {
+                Some(reason) => Verdict::Share(plan, reason),
+                None => Verdict::Store(plan),
+            },
             (Err(reason), false) => Verdict::Keep(reason),
         }
     }
@@ -191,6 +193,15 @@ impl Policy {
         }
         Ok(tags)
     }
+}
+
+/// Why a response that may be shared is not to be stored.
+fn share_only(candidate: &Candidate<'_>) -> Option<Reason> {
+    let asked_for = candidate.gathered.do_not_store;
+    let stale = candidate.response.extensions.get::<ServedStale>();
+    asked_for
+        .map(|_| Reason::DoNotStore)
+        .or(stale.map(|_| Reason::StaleInside))
 }
 
 const GRPC_STATUS: &str = "grpc-status";

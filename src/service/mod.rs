@@ -19,6 +19,7 @@ use crate::{
     anew::Anew,
     body::ResponseBody,
     config::{Config, Layered},
+    entry::Cells,
     error::BoxError,
     future::ResponseFuture,
     key::Head,
@@ -100,6 +101,7 @@ where
 /// Where a request can be asked again, if its layer is to know.
 struct Source<'a, ReqB> {
     kept: &'a Kept,
+    layer: &'a Cells,
     /// What of a body is in the key, and a body that is made of it.
     read: fn(&ReqB) -> Bytes,
     make: fn(Bytes) -> ReqB,
@@ -149,14 +151,13 @@ where
     ResB::Data: Send,
     ResB::Error: Into<BoxError>,
 {
-    let parts = &request.0;
-    let anew = Anew::of(&parts.extensions, &config.shared);
+    let (mut parts, body) = request;
+    let anew = Anew::heed(&mut parts.extensions, &config.shared);
     let (missing, renewal) = match lookup.look(config, &parts.headers) {
         _ if anew.is_some() => (Missing::anew(), None),
         Found::Nothing(missing) => (missing, None),
         Found::Hit(hit) => {
             let Some(renewal) = hit.claim(config, &parts.method) else {
-                let (parts, _) = request;
                 let response = reply::hit(config, &hit, &parts.method, parts.extensions);
                 return ResponseFuture::hit(response);
             };
@@ -164,13 +165,13 @@ where
         }
     };
     let origin = source.map(|source| Origin {
-        again: source.kept.get(config, inner, source.make),
-        body: (source.read)(&request.1),
+        again: source.kept.get(source.layer, config, inner, source.make),
+        body: (source.read)(&body),
     });
     let mut missed = Missed {
         config: config.clone(),
         inner: inner.clone(),
-        request,
+        request: (parts, body),
         lookup,
         missing,
         renewal: None,

@@ -71,6 +71,7 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let source = Source {
             kept: &self.kept,
+            layer: &self.layered.cells,
             read: |_| Bytes::new(),
             make: |_| ReqB::default(),
         };

@@ -18,7 +18,7 @@ use crate::{
     again::Kept,
     body::ResponseBody,
     clock::{before, deadline_in},
-    config::{Config, Layered},
+    config::Layered,
     error::BoxError,
     future::ResponseFuture,
     grpc::Messages,
@@ -65,9 +65,13 @@ impl<S> BodyCache<S> {
 }
 
 /// What was read of a body can be sent again, if the layer is to be able to.
-fn source<'a, B: Body>(config: &Config, kept: &'a Kept) -> Option<Source<'a, ReplayBody<B>>> {
-    config.refreshable.then_some(Source {
+fn source<'a, B: Body>(
+    layered: &'a Layered<key::Body>,
+    kept: &'a Kept,
+) -> Option<Source<'a, ReplayBody<B>>> {
+    layered.config.refreshable.then_some(Source {
         kept,
+        layer: &layered.cells,
         read: |body| Bytes::copy_from_slice(body.data()),
         make: |data| ReplayBody::whole(&data),
     })
@@ -107,7 +111,7 @@ where
             return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
         }
         if is_empty {
-            let source = source(config, &self.kept);
+            let source = source(&self.layered, &self.kept);
             return look(config, &self.inner, (parts, body), lookup, source);
         }
         let asked = Asked {
@@ -159,7 +163,7 @@ where
         match keyed {
             Ok(()) => {
                 let config = &self.layered.config;
-                let source = source(config, &self.kept);
+                let source = source(&self.layered, &self.kept);
                 look(config, &self.inner, self.request, self.lookup, source).await
             }
             Err(reason) => self.pass(reason).await,
