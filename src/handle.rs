@@ -109,7 +109,7 @@ impl CacheHandle {
     /// # async fn transaction() -> Result<(), PurgeError> { Ok(()) }
     /// async fn import(cache: &CacheHandle) -> Result<(), PurgeError> {
     ///     let purge = cache.begin_purge(Tag::new("products"));
-    ///     transaction().await?; // cancelled or failed, it purges all the same
+    ///     transaction().await?; // if it fails, the guard purges all the same
     ///     purge.commit().await?;
     ///     Ok(())
     /// }

@@ -43,11 +43,15 @@
 //! |---|---|
 //! | what is stored, and for how long | [`CacheLayer`], [`CacheLayerBuilder`] |
 //! | which requests share an answer | [`Key`] |
-//! | purging, and what it promises | [`CacheHandle::purge`] |
+//! | purging, and what it promises | [`CacheHandle::purge`], [`Purge`] |
+//! | purging around a transaction | [`CacheHandle::begin_purge`] |
+//! | what is served when it is stale, case by case | [`guide::stale`] |
+//! | fetching anew what is purged, and filling the cache in advance | [`Purge::refresh`], [`CacheHandle::warm`] |
 //! | tags and lifetimes from deep inside a handler | [`scope`], [`CacheScope`] |
 //! | what was done with a request, and why | [`CacheStatus`], [`Reason`] |
 //! | what would be done with a request, and why | [`CacheHandle::explain`], [`Explanation`] |
 //! | keys and tags in one file | [`guide::keys_and_tags`] |
+//! | testing your own service with paused time | [`guide::paused_time`] |
 //!
 //! # Features
 //!

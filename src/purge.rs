@@ -228,7 +228,11 @@ pub struct Purged {
 /// A purge that has begun, before the change that it is for: until it is committed, nothing that bears these tags is stored.
 ///
 /// Made by [`CacheHandle::begin_purge`](crate::CacheHandle::begin_purge). Dropped without [`commit`](Self::commit), because
-/// the change failed, the task was cancelled, or somebody forgot, it purges all the same, hard: nothing stale is ever left.
+/// the change failed, the task was cancelled, or somebody forgot, it purges all the same, hard.
+///
+/// Nothing stale is left if the guard lives for as long as the transaction. Where that goes on without the task that began it, the guard
+/// goes along: into the closure of a `spawn_blocking`, which cannot be cancelled, and out again when it has committed. Where a server may
+/// commit after its client was cancelled, both belong in a task of their own, which nobody aborts.
 ///
 /// # Examples
 ///
