@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use tokio::sync::OwnedSemaphorePermit;
 use tower_service::Service;
 
 use crate::{
@@ -84,6 +85,8 @@ where
         self: Arc<Self>,
         key: &[u8],
         entry: Arc<Entry>,
+        place: OwnedSemaphorePermit,
+        may_wait: bool,
     ) -> Pin<Box<dyn Future<Output = bool> + Send>> {
         let Some(recorded) = &entry.recorded else {
             return Box::pin(std::future::ready(false));
@@ -112,6 +115,6 @@ where
             anew: None,
         };
         drop(inner);
-        Box::pin(missed.renew(entry.clone()))
+        Box::pin(missed.renew(entry.clone(), place, may_wait))
     }
 }

@@ -133,7 +133,7 @@ impl Errand {
         let selection = &self.config.selection;
         let recorded = self.asked.take().map(|asked| {
             let headers = selection.recorded_headers(headers, plan.head.vary.names());
-            Box::new(Recorded::new(asked, headers))
+            Box::new(Recorded::new(asked, &headers))
         });
         let answer = Answer {
             scope,

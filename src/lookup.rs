@@ -98,10 +98,11 @@ impl Default for Missing {
 
 impl Missing {
     /// Whatever is stored, the inner service is to be asked.
-    pub(crate) fn anew() -> Self {
+    pub(crate) fn anew(stored: Option<Slot>) -> Self {
         Self {
             forward: Forward::Request,
-            ..Self::default()
+            stored,
+            stale: None,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     entry::{Again, Entry},
     shared::{InFlight, Shared},
     store::Slot,
-    tags::Targets,
+    tags::{Targets, scope},
 };
 
 /// A purge that looks for what it concerns, and then fetches that anew.
@@ -21,6 +21,8 @@ pub(crate) struct Refresh {
     /// While it lasts, no mark is dropped: what is purged hard meanwhile is known to be.
     _in_flight: InFlight,
     _collecting: Collecting,
+    /// Code inside a fill waits for nobody else's call.
+    may_wait: bool,
 }
 
 /// What came of a refresh.
@@ -52,6 +54,7 @@ impl Refresh {
             shared: shared.clone(),
             _in_flight: shared.bear(),
             _collecting: Collecting::begin(shared),
+            may_wait: !scope::inside_a_fill(),
         }
     }
 
@@ -76,7 +79,7 @@ impl Refresh {
             {
                 count(ended);
             }
-            asked.spawn(stored.ask(self.shared.clone()));
+            asked.spawn(stored.ask(self.shared.clone(), self.may_wait));
         }
         while let Some(ended) = asked.join_next().await {
             count(ended);
@@ -133,17 +136,16 @@ impl Refresh {
 
 impl Stored {
     /// Whether it was fetched anew. `None` if there is nothing left to be: it was purged hard meanwhile.
-    async fn ask(self, shared: Arc<Shared>) -> Option<bool> {
+    async fn ask(self, shared: Arc<Shared>, may_wait: bool) -> Option<bool> {
         let place = shared.refresh_permit().await;
         if !shared.purges.is_valid_since(&self.entry.stamp) {
             return None;
         }
-        let asked = match place {
-            Some(_) => self.again.ask(&self.key, self.entry).await,
-            None => false,
+        let Some(place) = place else {
+            return Some(false);
         };
-        drop(place);
-        Some(asked)
+        let asked = self.again.ask(&self.key, self.entry, place, may_wait);
+        Some(asked.await)
     }
 }
 

@@ -209,15 +209,24 @@ where
         }
     }
 
-    /// As [`refresh`](Self::refresh), for one who waits until it is done, and whose place is taken. Says whether something newer
-    /// is stored then.
+    /// As [`refresh`](Self::refresh), for one who waits until it is done, and who has a place. Says whether something newer is
+    /// stored then. Code inside a fill may wait for nobody else's call.
     ///
     /// # Cancel safety
     ///
     /// Dropped, a call that has begun goes on.
-    pub(crate) async fn renew(self, entry: Arc<Entry>) -> bool {
+    pub(crate) async fn renew(
+        self,
+        entry: Arc<Entry>,
+        place: OwnedSemaphorePermit,
+        may_wait: bool,
+    ) -> bool {
         let shared = self.config.shared.clone();
-        let max_waiters = self.config.waiting.max_waiters;
+        let max_waiters = if may_wait {
+            self.config.waiting.max_waiters
+        } else {
+            0
+        };
         let deadline = deadline_in(self.config.waiting.fill_timeout);
         let flight = self.flight();
         for _ in 0..ROUNDS {
@@ -235,7 +244,7 @@ where
                     let held = Held {
                         renewal: Some(Renewal::of(entry, self.config.waiting.retry_after)),
                         leader: Some(leader),
-                        permit: None,
+                        permit: Some(place),
                     };
                     let stored = Anew::new(&shared);
                     let mut fill = self.into_fill(flight, held, Audience::Nobody);

@@ -10,13 +10,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Method, Request, Uri, Version, request};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request,
+};
 
-use super::{Entry, FIELD_BYTES};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Entry, FIELD_BYTES, of_its_own};
 
 /// A service that can be asked again.
 pub(crate) trait Again: Send + Sync + fmt::Debug {
-    /// Asks for what is stored under this key again, for those to come. Says whether something newer is stored then.
+    /// Asks for what is stored under this key again, for those to come, in this place among the refreshes. Says whether something
+    /// newer is stored then. If somebody asks already, it waits, unless it may not.
     ///
     /// # Cancel safety
     ///
@@ -25,6 +30,8 @@ pub(crate) trait Again: Send + Sync + fmt::Debug {
         self: Arc<Self>,
         key: &[u8],
         entry: Arc<Entry>,
+        place: OwnedSemaphorePermit,
+        may_wait: bool,
     ) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 }
 
@@ -94,20 +101,27 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) struct Recorded {
     asked: Asked,
-    headers: HeaderMap,
+    /// Few, and not looked up: a map would take more than they do.
+    headers: Box<[(HeaderName, HeaderValue)]>,
     /// How often the response was served.
     used: AtomicU32,
 }
 
-/// What an extension is taken to weigh: nobody can tell.
-const EXTENSION_BYTES: usize = 128;
+/// What an extension is taken to weigh, with its place in the table: nobody can tell.
+const EXTENSION_BYTES: usize = 192;
+
+/// What a URI takes besides its text.
+const URI_BYTES: usize = 96;
 
 impl Recorded {
     /// The headers are those that the response may depend on.
-    pub(crate) fn new(asked: Asked, headers: HeaderMap) -> Self {
+    pub(crate) fn new(mut asked: Asked, headers: &HeaderMap) -> Self {
+        asked.uri = of_its_own_memory(&asked.uri);
+        let fields = headers.iter();
+        let fields = fields.map(|(name, value)| (name.clone(), of_its_own(value)));
         Self {
             asked,
-            headers,
+            headers: fields.collect(),
             used: AtomicU32::new(0),
         }
     }
@@ -117,7 +131,10 @@ impl Recorded {
         parts.method = self.asked.method.clone();
         parts.uri = self.asked.uri.clone();
         parts.version = self.asked.version;
-        parts.headers = self.headers.clone();
+        parts.headers.reserve(self.headers.len());
+        for (name, value) in &self.headers {
+            parts.headers.append(name.clone(), value.clone());
+        }
         parts.extensions = self.asked.extensions.clone();
         parts
     }
@@ -147,7 +164,12 @@ impl Recorded {
         let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
         let uri = self.asked.uri.path().len() + self.asked.uri.query().map_or(0, str::len);
         let extensions = self.asked.extensions.len() * EXTENSION_BYTES;
-        let around = size_of::<Self>() + self.asked.body.len() + uri + extensions;
+        let around = size_of::<Self>() + URI_BYTES + self.asked.body.len() + uri + extensions;
         around + fields.sum::<usize>()
     }
+}
+
+/// A URI in memory of its own: as it came, it may be a slice of a connection's buffer, and keep all of that alive.
+fn of_its_own_memory(uri: &Uri) -> Uri {
+    uri.to_string().parse().unwrap_or_else(|_| uri.clone())
 }

@@ -75,7 +75,7 @@ impl<B> CacheLayerBuilder<B> {
     /// again: method, URI, headers that are in the key or that `Vary` names, extensions, and the body that is in the key. Not
     /// credentials, unless they are in the key; no trace or request ids. Defaults to nothing being recorded.
     ///
-    /// It costs memory: the recorded request counts as part of the response, with 128 bytes for each extension, which is a
+    /// It costs memory: the recorded request counts as part of the response, with 192 bytes for each extension, which is a
     /// guess: an extension may keep alive whatever it likes.
     ///
     /// The layer is a [`RefreshableLayer`](crate::RefreshableLayer), which asks of the request's body that it can be empty

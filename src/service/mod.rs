@@ -154,7 +154,10 @@ where
     let (mut parts, body) = request;
     let anew = Anew::heed(&mut parts.extensions, &config.shared);
     let (missing, renewal) = match lookup.look(config, &parts.headers) {
-        _ if anew.is_some() => (Missing::anew(), None),
+        _ if anew.is_some() => {
+            let stored = config.shared.memory.get(&lookup.key);
+            (Missing::anew(stored), None)
+        }
         Found::Nothing(missing) => (missing, None),
         Found::Hit(hit) => {
             let Some(renewal) = hit.claim(config, &parts.method) else {
