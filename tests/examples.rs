@@ -231,6 +231,23 @@ async fn a_call_over_grpc_is_answered_from_the_cache_when_made_again() {
     server.stops().await;
 }
 
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_site_is_warmed_and_refreshed_and_nobody_waits_for_a_page() {
+    let mut warm = Example::run("warm", &[]);
+    for begins in [
+        "warmed: 2000 of 2000 pages, 0 failed, ",
+        "refreshed: 100 pages of section 7, 0 failed, ",
+        "meanwhile: ",
+        "afterwards: ",
+        "2100 calls of the handler: ",
+    ] {
+        let line = warm.line().await;
+        assert!(line.starts_with(begins), "{line}");
+    }
+    warm.ends_well().await;
+}
+
 /// `shop.Product`, as far as it is looked at.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Product {
