@@ -290,6 +290,33 @@ async fn a_call_over_grpc_is_finished_when_its_server_is_interrupted() {
     panic!("this machine is too slow to interrupt a call of 200 ms");
 }
 
+/// The requests in between come 100 ms after a transaction of 400 ms has begun.
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn around_a_transaction_nothing_is_told_that_is_no_more_so_whatever_becomes_of_it() {
+    for _ in 0..5 {
+        let mut example = Example::run("transaction", &[]);
+        let mut came_in_between = true;
+        for (end, price) in [("committed", 200), ("rolled back", 100), ("cancelled", 200)] {
+            let line = example.line().await;
+            let (before, after) = (
+                format!("{end}: 100 (stored), "),
+                format!(", {price} (stored)"),
+            );
+            assert!(
+                line.starts_with(&before) && line.ends_with(&after),
+                "{line}"
+            );
+            came_in_between &= line.contains(", 100 (detail=held-off), ");
+        }
+        example.ends_well().await;
+        if came_in_between {
+            return;
+        }
+    }
+    panic!("this machine is too slow for a request in the middle of 400 ms");
+}
+
 #[cfg(feature = "axum")]
 mod shop {
     use serde_json::{Value, json};
