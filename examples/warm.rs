@@ -74,7 +74,6 @@ async fn run() -> Result<(), Box<dyn Error>> {
         .refreshable()
         .build();
     let (handle, site) = (cache.handle(), Arc::<Site>::default());
-    // The state comes last: from then on, the router is the one that what is stored will be asked of again.
     let app = Router::new().route("/pages/{page}", get(show)).layer(cache);
     let app = app.with_state(site.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await?;

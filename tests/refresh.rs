@@ -343,6 +343,14 @@ async fn what_was_not_recorded_is_counted_and_softly_purged_all_the_same() {
     assert_eq!(now(&cache, "/0").await, fresh("2"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_belongs_to_a_layer_that_is_gone_is_counted_as_not_recorded() {
+    let handle = CacheHandle::builder().build();
+    let (cache, _, _) = outdated(builder().handle(&handle), &pages(3)).await;
+    drop(cache);
+    assert_eq!(counts(handle.purge(ALL)).await, (0, 0, 3));
+}
+
 // Invariants 6, 44.
 #[tokio::test(start_paused = true)]
 async fn only_what_bears_the_tags_is_asked_for_again() {
@@ -428,6 +436,37 @@ async fn a_hard_purge_during_a_refresh_leaves_nothing_of_before() {
             for page in &pages {
                 assert_eq!(now(&cache, page).await.0, "2", "{tenths}");
             }
+        }
+    }
+}
+
+// Invariants 38, 40.
+#[tokio::test(start_paused = true)]
+async fn a_304_brings_nothing_back_that_was_purged_hard_during_the_refresh() {
+    for tenths in 1..25 {
+        let layer = builder().build();
+        let (handle, probe) = (layer.handle(), Probe::default());
+        let cache = layer.layer(origin(&probe, |nth, request| async move {
+            sleep(HANDLER).await;
+            let mut response = match request.headers().get("if-none-match") {
+                Some(_) => with_status(StatusCode::NOT_MODIFIED, ""),
+                None => ok(nth.to_string()),
+            };
+            put(&mut response, "etag", "\"a\"");
+            response.extensions_mut().insert(Tags::from(ALL));
+            Ok(response)
+        }));
+        let pages = pages(20);
+        for page in &pages {
+            ask(&cache, get(page)).await.unwrap();
+        }
+        let refresh = tokio::spawn(handle.purge(ALL).refresh().into_future());
+        sleep(HANDLER * tenths / 10).await;
+        let _ = handle.purge(ALL).await.unwrap();
+        let _ = refresh.await.unwrap().unwrap();
+        for page in &pages {
+            let call: usize = now(&cache, page).await.0.parse().unwrap();
+            assert!(call > 20, "{page} is of call {call}, after {tenths} tenths");
         }
     }
 }
@@ -688,6 +727,10 @@ mod in_axum {
         routing,
     };
     use serde_json::{Value, json};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
     use tower::ServiceBuilder;
 
     use super::*;
@@ -764,6 +807,54 @@ mod in_axum {
             }
             let _ = handle.purge_all().await.unwrap();
         }
+    }
+
+    /// Handlers that have no state are given the layer when they are called.
+    #[tokio::test(start_paused = true)]
+    async fn a_router_without_a_state_is_refreshed_like_others() {
+        let (version, layer) = (Version::default(), builder().build());
+        let (handle, told) = (layer.handle(), version.clone());
+        let show = move || {
+            let version = told.load(SeqCst).to_string();
+            async { (Tags::from(ALL), version) }
+        };
+        let app = Router::new()
+            .route("/{page}", routing::get(show))
+            .layer(layer);
+        let requests = (0..10).map(|page| web_get(&format!("/{page}")));
+        assert_eq!(handle.warm(app.clone(), requests).finish().await.failed, 0);
+        for again in 1..=3 {
+            version.fetch_add(1, SeqCst);
+            assert_eq!(counts(handle.purge(ALL)).await, (10, 0, 0));
+            let expected = (again.to_string(), true);
+            assert_eq!(web(&app, web_get("/7")).await, expected);
+        }
+        drop(app);
+        assert_eq!(counts(handle.purge(ALL)).await, (0, 0, 10));
+    }
+
+    #[tokio::test]
+    async fn what_came_over_a_connection_that_is_closed_is_asked_for_again() {
+        let layer = builder().build();
+        let handle = layer.handle();
+        let show = async || (Tags::from(ALL), "page");
+        let app: Router = Router::new()
+            .route("/{page}", routing::get(show))
+            .layer(layer);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, app).into_future());
+        for page in 0..3 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head =
+                format!("GET /{page} HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("; stored"), "{answer}");
+        }
+        sleep(HANDLER).await;
+        assert_eq!(counts(handle.purge(ALL)).await, (3, 0, 0));
     }
 
     async fn search(State(version): State<Version>, Json(asked): Json<Value>) -> (Tags, String) {
@@ -1182,6 +1273,58 @@ async fn of_two_caches_only_that_of_the_handle_is_warmed() {
     assert_eq!((warmed.done, warmed.failed, site.calls()), (1, 0, 2));
     assert_eq!(now(&inner, "/").await, fresh("1"));
     assert_eq!(now(&outer, "/").await, fresh("0"));
+}
+
+// Invariants 16, 38.
+#[tokio::test(start_paused = true)]
+async fn of_two_layers_of_one_handle_none_makes_fresh_what_the_other_serves_stale() {
+    for refreshes in [false, true] {
+        let handle = CacheHandle::builder().build();
+        let (inner, _, site) = cached(builder().handle(&handle));
+        let outer = builder()
+            .handle(&handle)
+            .build()
+            .layer(outside(inner.clone()));
+        assert_eq!(now(&outer, "/").await.0, "0");
+        settled(&handle).await;
+        site.change();
+        if refreshes {
+            assert_eq!(counts(handle.purge(ALL)).await, (2, 0, 0));
+            assert!((2..=3).contains(&site.calls()), "{}", site.calls());
+            assert_eq!(now(&inner, "/").await, fresh("1"));
+            assert_eq!(now(&outer, "/").await, fresh("1"));
+            continue;
+        }
+        let _ = handle.purge(ALL).soft().await.unwrap();
+        for _ in 0..3 {
+            assert_ne!(now(&outer, "/").await, fresh("0"));
+            settled(&handle).await;
+            sleep(SECOND * 15).await;
+        }
+        assert_eq!(now(&outer, "/").await, fresh("1"));
+    }
+}
+
+// Invariant 36.
+#[tokio::test(start_paused = true)]
+async fn both_of_two_layers_of_one_handle_are_warmed() {
+    let handle = CacheHandle::builder().build();
+    let (inner, _, site) = cached(builder().handle(&handle));
+    let outer = builder()
+        .handle(&handle)
+        .build()
+        .layer(outside(inner.clone()));
+    for version in ["0", "1"] {
+        let warmed = handle
+            .warm(outer.clone(), requests(&pages(3)))
+            .finish()
+            .await;
+        assert_eq!((warmed.done, warmed.failed), (3, 0));
+        assert_eq!(now(&inner, "/1").await, fresh(version));
+        assert_eq!(now(&outer, "/1").await, fresh(version));
+        site.change();
+    }
+    assert_eq!(site.calls(), 6);
 }
 
 #[cfg(feature = "axum")]
