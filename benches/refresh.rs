@@ -21,6 +21,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Full};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_response_cache::{CacheHandle, CacheLayer, CacheLayerBuilder, Purge, Tag, Tags};
 
@@ -160,6 +164,34 @@ where
     [counted / entries, (live_bytes() - live) / entries]
 }
 
+/// As [`weigh`], of what came over connections that are closed.
+async fn weigh_served(make: impl FnOnce(&CacheHandle) -> Router, entries: usize) -> [usize; 2] {
+    let handle = handle();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = tokio::spawn(axum::serve(listener, make(&handle)).into_future());
+    let mut weights = [[0; 2]; 2];
+    for (weights, asked) in weights.iter_mut().zip([0..100, 100..100 + entries]) {
+        for nth in asked {
+            let mut head = format!("GET /products/{nth} HTTP/1.1\r\n");
+            for (name, value) in browsers(nth).headers() {
+                let value = value.to_str().expect("text").replace("keep-alive", "close");
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+            head.push_str("\r\n");
+            let mut stream = TcpStream::connect(address).await.expect("a connection");
+            stream.write_all(head.as_bytes()).await.expect("it listens");
+            let mut answer = Vec::with_capacity(2 * PAGE_BYTES);
+            stream.read_to_end(&mut answer).await.expect("an answer");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        *weights = [handle.stats().bytes as usize, live_bytes()];
+    }
+    server.abort();
+    let [before, after] = weights;
+    [0, 1].map(|at| (after[at] - before[at]) / entries)
+}
+
 async fn memory(scale: &Scale) {
     let entries = scale.entries;
     let bare_once = |handle: &CacheHandle| builder(handle).build().layer(origin());
@@ -193,6 +225,9 @@ async fn memory(scale: &Scale) {
         once,
         weigh(axum_again, browsers, entries).await,
     );
+    let once = weigh_served(axum_once, entries.min(2000)).await;
+    let again = weigh_served(axum_again, entries.min(2000)).await;
+    told("the same over a connection each", once, again);
 }
 
 /// A cache with as many entries.
