@@ -508,6 +508,66 @@ async fn a_refresh_may_be_dropped_at_any_poll() {
     }
 }
 
+// Invariant 57.
+#[tokio::test(start_paused = true)]
+async fn calls_of_refreshes_that_were_dropped_keep_their_places() {
+    let places = NonZeroUsize::new(2).unwrap();
+    let handle = CacheHandle::builder()
+        .max_concurrent_refreshes(places)
+        .build();
+    let pages = pages(20);
+    let (cache, handle, site) = outdated(builder().handle(&handle), &pages).await;
+    for page in &pages {
+        let mut refresh = handle
+            .purge(Tag::from(page.clone()))
+            .refresh()
+            .into_future();
+        for _ in 0..3 {
+            assert!((&mut refresh).now_or_never().is_none());
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(refresh);
+    }
+    settled(&handle).await;
+    assert_eq!(site.probe.most(), 2);
+    assert_eq!(counts(handle.purge(ALL)).await, (20, 0, 0));
+    assert_eq!(
+        (site.probe.most(), now(&cache, "/7").await),
+        (2, fresh("1"))
+    );
+}
+
+// Invariant 32.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_refreshes_its_own_page_does_not_wait_for_itself() {
+    let layer = builder().build();
+    let handle = layer.handle();
+    let inside = handle.clone();
+    let cache = layer.layer(origin(&Probe::default(), move |nth, request| {
+        let handle = inside.clone();
+        async move {
+            if nth == 3 {
+                assert_eq!(counts(handle.purge(ALL)).await, (1, 1, 0));
+            }
+            let mut response = ok(nth.to_string());
+            let path = Tag::from(request.uri().path().to_owned());
+            response
+                .extensions_mut()
+                .insert(Tags::from_iter([path, ALL]));
+            Ok(response)
+        }
+    }));
+    for page in ["/0", "/1"] {
+        ask(&cache, get(page)).await.unwrap();
+    }
+    let began = Instant::now();
+    assert_eq!(counts(handle.purge(Tag::new("/1"))).await.0, 1);
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    settled(&handle).await;
+}
+
 // Invariant 4.
 #[tokio::test(start_paused = true)]
 async fn each_variant_is_asked_for_with_the_header_that_it_varies_by() {
@@ -678,7 +738,24 @@ async fn what_is_recorded_counts_as_part_of_what_it_takes() {
     let mut extended = with(10);
     extended.extensions_mut().insert(7_u8);
     let extended = weight(extended, true).await;
-    assert_eq!(extended, weight(with(10), true).await + 128);
+    assert_eq!(extended, weight(with(10), true).await + 192);
+}
+
+// Invariant 57.
+#[tokio::test(start_paused = true)]
+async fn what_is_recorded_does_not_grow_when_it_is_refreshed_or_warmed() {
+    let (cache, handle, _) = cached(builder());
+    for page in pages(5) {
+        ask(&cache, get(&page)).await.unwrap();
+    }
+    settled(&handle).await;
+    let before = handle.stats().bytes;
+    for _ in 0..3 {
+        assert_eq!(counts(handle.purge(ALL)).await, (5, 0, 0));
+        assert_eq!(handle.stats().bytes, before, "refreshed");
+    }
+    let warmed = handle.warm(cache, requests(&pages(5))).finish().await;
+    assert_eq!((warmed.failed, handle.stats().bytes), (0, before));
 }
 
 // Invariants 31, 57.
@@ -1202,6 +1279,20 @@ async fn requests_meanwhile_get_what_is_stored_and_others_wait_for_the_call_that
             assert_eq!(now(&cache, page).await, fresh("1"));
         }
     }
+}
+
+// Invariants 4, 25.
+#[tokio::test(start_paused = true)]
+async fn who_misses_a_variant_that_is_warmed_waits_for_it() {
+    let (cache, handle, site) = cached(builder());
+    site.put("vary", "accept-language");
+    let asked = |language| get_with("/", "accept-language", language);
+    ask(&cache, asked("de")).await.unwrap();
+    let warming = tokio::spawn(handle.warm(cache.clone(), [asked("en")]).finish());
+    sleep(HANDLER / 2).await;
+    assert_eq!(ask(&cache, asked("en")).await.unwrap().text(), "0en");
+    assert_eq!(warming.await.unwrap().failed, 0);
+    assert_eq!(site.calls(), 2);
 }
 
 // Invariant 31.
