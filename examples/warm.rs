@@ -16,7 +16,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -33,7 +33,7 @@ use http_body_util::BodyExt;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
+use tokio::{net::TcpListener, time::sleep};
 use tower_response_cache::{CacheHandle, CacheLayer, TagFamily, Tags};
 
 const PAGE: TagFamily<usize> = TagFamily::new("page");
@@ -64,7 +64,7 @@ async fn show(State(site): State<Arc<Site>>, Path(page): Path<usize>) -> (Tags, 
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    tokio::time::timeout(Duration::from_secs(60), run()).await?
+    tokio::time::timeout(Duration::from_secs(30), run()).await?
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
@@ -83,9 +83,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
     assert_eq!(site.calls.load(SeqCst), PAGES as u64, "one call a page");
 
     tokio::spawn(axum::serve(listener, app).into_future());
-    let phase = Arc::new(AtomicU8::new(READING));
-    let readers = (0..READERS).map(|nth| tokio::spawn(read(address, phase.clone(), nth)));
-    let readers: Vec<_> = readers.collect();
+    let (phase, diary) = (Arc::new(AtomicU8::new(READING)), Diary::default());
+    let reader = |nth| tokio::spawn(read(address, phase.clone(), diary.clone(), nth));
+    let readers: Vec<_> = (0..READERS).map(reader).collect();
     sleep(Duration::from_millis(200)).await;
 
     site.versions[CHANGED].store(1, SeqCst);
@@ -104,7 +104,10 @@ async fn run() -> Result<(), Box<dyn Error>> {
     phase.store(REFRESHED, SeqCst);
     sleep(Duration::from_millis(200)).await;
     phase.store(CLOSED, SeqCst);
-    tell(readers).await?;
+    for reader in readers {
+        reader.await?.map_err(|error| error.to_string())?;
+    }
+    tell(&diary.lock().unwrap_or_else(PoisonError::into_inner));
 
     let calls = site.calls.load(SeqCst);
     println!("{calls} calls of the handler: one a page, and one more a page of section {CHANGED}");
@@ -155,7 +158,7 @@ const READING: u8 = 0;
 const REFRESHED: u8 = 1;
 const CLOSED: u8 = 2;
 
-/// What readers saw in one phase.
+/// What the readers saw in one phase.
 #[derive(Default)]
 struct Seen {
     requests: usize,
@@ -165,63 +168,47 @@ struct Seen {
     slowest: Duration,
 }
 
+type Diary = Arc<Mutex<[Seen; 2]>>;
+
 /// Asks for one page after the other over a connection of its own; every second one is of the section that changes.
-async fn read(address: SocketAddr, phase: Arc<AtomicU8>, nth: usize) -> Result<[Seen; 2], String> {
+async fn read(
+    address: SocketAddr,
+    phase: Arc<AtomicU8>,
+    diary: Diary,
+    nth: usize,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let client: Client<HttpConnector, Body> = Client::builder(TokioExecutor::new()).build_http();
-    let mut seen = [Seen::default(), Seen::default()];
     for step in 0.. {
         let now = phase.load(SeqCst);
         if now == CLOSED {
             break;
         }
         let any = (nth * 251 + step * 7) % PAGES;
-        let page = if step % 2 == 0 {
-            any
-        } else {
-            any / SECTIONS * SECTIONS + CHANGED
-        };
-        let asked = Request::get(format!("http://{address}/pages/{page}")).body(Body::empty());
+        let changed = any / SECTIONS * SECTIONS + CHANGED;
+        let page = if step % 2 == 0 { any } else { changed };
         let began = Instant::now();
-        let response = client.request(asked.map_err(|error| error.to_string())?);
-        let (head, body) = response
-            .await
-            .map_err(|error| error.to_string())?
-            .into_parts();
-        let body = body
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?
-            .to_bytes();
+        let response = client.get(format!("http://{address}/pages/{page}").parse()?);
+        let (head, body) = response.await?.into_parts();
+        let body = body.collect().await?.to_bytes();
         let took = began.elapsed();
-        let status = head
-            .headers
-            .get("cache-status")
-            .and_then(|status| status.to_str().ok());
-        let status = status.ok_or("an answer that the cache says nothing of")?;
-        let seen = &mut seen[usize::from(now)];
-        seen.requests += 1;
-        seen.hits += usize::from(status.contains("; hit"));
-        seen.stale += usize::from(status.contains("stale"));
-        seen.old += usize::from(page % SECTIONS == CHANGED && body.ends_with(b"version 0"));
-        seen.slowest = seen.slowest.max(took);
+        let status = head.headers.get("cache-status");
+        let status = status.ok_or("the cache says nothing")?.to_str()?;
+        {
+            let mut diary = diary.lock().unwrap_or_else(PoisonError::into_inner);
+            let seen = &mut diary[usize::from(now)];
+            seen.requests += 1;
+            seen.hits += usize::from(status.contains("; hit"));
+            seen.stale += usize::from(status.contains("stale"));
+            seen.old += usize::from(page % SECTIONS == CHANGED && body.ends_with(b"version 0"));
+            seen.slowest = seen.slowest.max(took);
+        }
         sleep(Duration::from_millis(1)).await;
     }
-    Ok(seen)
+    Ok(())
 }
 
 /// Says what the readers saw: nobody waited for a page, and nobody who came later saw an old one.
-async fn tell(readers: Vec<JoinHandle<Result<[Seen; 2], String>>>) -> Result<(), Box<dyn Error>> {
-    let mut all = [Seen::default(), Seen::default()];
-    for reader in readers {
-        for (all, seen) in all.iter_mut().zip(reader.await??) {
-            all.requests += seen.requests;
-            all.hits += seen.hits;
-            all.stale += seen.stale;
-            all.old += seen.old;
-            all.slowest = all.slowest.max(seen.slowest);
-        }
-    }
-    let [during, after] = all;
+fn tell([during, after]: &[Seen; 2]) {
     println!(
         "meanwhile: {} requests, {} of them hits, {} of these stale; the slowest took {} ms",
         during.requests,
@@ -237,5 +224,4 @@ async fn tell(readers: Vec<JoinHandle<Result<[Seen; 2], String>>>) -> Result<(),
     assert_eq!(during.hits, during.requests, "somebody waited for a page");
     assert_eq!(after.hits, after.requests, "somebody waited for a page");
     assert_eq!((after.stale, after.old), (0, 0), "somebody saw an old page");
-    Ok(())
 }
