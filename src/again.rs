@@ -20,6 +20,7 @@ use crate::{
     key::{Identity, KeyBytes},
     lookup::{Lookup, Missing},
     respond::{Missed, Origin},
+    shared::Keyed,
 };
 
 /// Shared by all clones of a service. What is stored keeps it, so that it can be asked again when they are gone: some routers make a
@@ -32,6 +33,7 @@ impl Kept {
     pub(crate) fn get<S, ReqB, ResB>(
         &self,
         layer: &Cells,
+        keys: &Arc<dyn Keyed>,
         config: &Arc<Config>,
         inner: &S,
         make_body: fn(Bytes) -> ReqB,
@@ -48,6 +50,7 @@ impl Kept {
         let kept = self.0.get_or_init(|| {
             let cell = Arc::new(AgainCell::new(Arc::new(Inner {
                 config: config.clone(),
+                keys: keys.clone(),
                 inner: Mutex::new(inner.clone()),
                 make_body,
             })));
@@ -60,6 +63,7 @@ impl Kept {
 
 struct Inner<S, ReqB> {
     config: Arc<Config>,
+    keys: Arc<dyn Keyed>,
     /// Locked to be cloned, no longer: it need not be `Sync`.
     inner: Mutex<S>,
     make_body: fn(Bytes) -> ReqB,
@@ -88,29 +92,31 @@ where
         place: OwnedSemaphorePermit,
         may_wait: bool,
     ) -> Pin<Box<dyn Future<Output = bool> + Send>> {
-        let Some(recorded) = &entry.recorded else {
+        let recorded = entry.recorded.as_ref();
+        let Some((mut parts, asked)) = recorded.and_then(|recorded| recorded.request()) else {
             return Box::pin(std::future::ready(false));
         };
-        let mut lookup = Lookup::new(&self.config);
-        lookup.key = KeyBytes::from_slice(key);
-        lookup.head_bytes = recorded.head_bytes();
-        // Without credentials, unless they are in the key.
-        lookup.identity = Identity::None;
-        let body = recorded.body();
-        let mut parts = recorded.head();
         // Layers of this cache further in are asked anew too.
         parts.extensions.insert(Anew::new(&self.config.shared));
+        let mut lookup = Lookup::new(&self.config);
+        lookup.key = KeyBytes::from_slice(key);
+        lookup.head_bytes = asked.head_bytes;
+        let identity = self.config.selection.identity(&parts.headers);
+        lookup.identity = identity.unwrap_or(Identity::Authorized);
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let missed = Missed {
             config: self.config.clone(),
             inner: inner.clone(),
-            request: (parts, (self.make_body)(body.clone())),
+            request: (parts, (self.make_body)(asked.body.clone())),
             lookup,
             missing: Missing::renewed(&entry),
+            pinned: None,
             renewal: None,
             origin: Some(Origin {
-                again: recorded.again().clone(),
-                body,
+                again: asked.again,
+                keys: self.keys.clone(),
+                body: asked.body,
+                tags: asked.tags,
             }),
             anew: None,
         };

@@ -11,14 +11,17 @@ use std::{
 /// What a panic was made of.
 pub(crate) type Panic = Box<dyn Any + Send>;
 
+/// What this returns, or what it panicked with.
+pub(crate) fn catch<T>(act: impl FnOnce() -> T) -> Result<T, Panic> {
+    catch_unwind(AssertUnwindSafe(act))
+}
+
 /// The future's output, or what it panicked with. After a panic it is not polled again.
 pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
     let mut future = pin!(future);
-    poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => Poll::Ready(Err(panic)),
-        },
-    )
+    poll_fn(|cx| match catch(|| future.as_mut().poll(cx)) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
     .await
 }

@@ -1,25 +1,23 @@
 //! What becomes of the inner service's answer when its head is known.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, Response, StatusCode, response};
 use http_body::{Body, SizeHint};
 use tokio::time::Instant;
 
 use crate::{
     body::ResponseBody,
-    caught::Panic,
+    caught::{Panic, catch},
     entry::{Entry, Recorded},
     mutant::Mutant,
     pinned::Pinned,
-    policy::{Candidate, Plan, Verdict},
+    policy::{self, Candidate, Plan, Verdict},
     recorder::{Answer, Audience, Errand, Recorder},
     recording::Recording,
     renewal::Renewal,
     reply,
     shared::{InFlight, count},
     status::{CacheStatus, Reason},
-    tags::{CacheScope, Tags},
+    tags::{CacheScope, TagNames, Tags, scope::Within},
 };
 
 /// What a call of the inner service came to: when it was born, and its response.
@@ -70,7 +68,7 @@ impl Errand {
 
     fn judge<B: Body, E>(
         mut self,
-        mut asked: Asked,
+        asked: Asked,
         scope: CacheScope,
         in_flight: InFlight,
         response: Response<B>,
@@ -79,12 +77,14 @@ impl Errand {
         if parts.status == StatusCode::NOT_MODIFIED
             && let Some(asked_for) = self.asked_for.take()
         {
-            return Concluded::Passed(
-                self.not_modified(asked, scope, in_flight, &asked_for, parts),
-            );
+            return self.not_modified(asked, scope, in_flight, &asked_for, parts);
         }
         let hint = body.size_hint();
-        let (plan, reason) = match self.verdict(&mut asked, &scope, &parts, &hint, None) {
+        let verdict = match self.verdict(&asked, &scope, &parts, &hint, None) {
+            Ok(verdict) => verdict,
+            Err(panic) => return self.panicked(panic),
+        };
+        let (plan, reason) = match verdict {
             Verdict::Store(plan) => (plan, None),
             Verdict::Share(plan, reason) => (plan, Some(reason)),
             Verdict::Failed(Some(plan)) if self.held.is_second_opinion() => {
@@ -102,14 +102,7 @@ impl Errand {
             }
         };
         self.config.policy.strip(&mut parts.headers);
-        let (head, recorder) = self.recorded(
-            &asked.headers,
-            scope,
-            in_flight,
-            (plan, reason),
-            parts,
-            hint,
-        );
+        let (head, recorder) = self.recorded(&asked, scope, in_flight, (plan, reason), parts, hint);
         Concluded::Recorded {
             head,
             recorder: Box::new(recorder),
@@ -120,7 +113,7 @@ impl Errand {
     /// The answer's head as its requester gets it, and what records its body.
     fn recorded(
         mut self,
-        headers: &HeaderMap,
+        request: &Asked,
         scope: CacheScope,
         in_flight: InFlight,
         (plan, reason): (Plan, Option<Reason>),
@@ -129,11 +122,30 @@ impl Errand {
     ) -> (Response<()>, Recorder) {
         let tags = self.hashes(&plan);
         let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
-        let head = self.labelled(Response::from_parts(head, ()), reason);
+        let mut head = self.labelled(Response::from_parts(head, ()), reason);
+        if self.is_nested {
+            head.extensions_mut().insert(Within {
+                tags: Some(TagNames::new(&plan.tags)),
+                at_most: plan.head.at_most,
+                do_not_store: reason.is_some(),
+            });
+        }
         let selection = &self.config.selection;
-        let recorded = self.asked.take().map(|asked| {
-            let headers = selection.recorded_headers(headers, plan.head.vary.names());
-            Box::new(Recorded::new(asked, &headers))
+        let recorded = self.asked.take().and_then(|(mut asked, keys)| {
+            let vary = || plan.head.vary.names();
+            if selection.any_says_who_asks(vary()) {
+                return None;
+            }
+            asked.tags = request.tags.clone();
+            let mut headers = selection.recorded_headers(&request.headers, vary());
+            policy::ask_for_the_whole(&mut headers);
+            let recorded = Recorded::new(asked, &headers);
+            // A closure in the key may read what is not recorded: then another answer would come to its place.
+            let (head, asked) = recorded.request()?;
+            let is_the_same = keys.makes(head, &self.keys.key);
+            // Nor is anything recorded for a layer that is gone.
+            let is_of_use = is_the_same && asked.again.get().is_some();
+            is_of_use.then(|| Box::new(recorded))
         });
         let answer = Answer {
             scope,
@@ -149,14 +161,14 @@ impl Errand {
 
     /// The inner service says that what is stored is still what it would answer: it is stored anew, with what the 304 says of
     /// it (RFC 9111 §4.3.4). Its requester, and those who wait, get the whole of it.
-    fn not_modified<B>(
+    fn not_modified<B, E>(
         mut self,
-        mut asked: Asked,
+        asked: Asked,
         scope: CacheScope,
         in_flight: InFlight,
         pinned: &Pinned,
         not_modified: response::Parts,
-    ) -> Response<ResponseBody<B>> {
+    ) -> Concluded<B, E> {
         let stored = pinned.entry();
         let is_same = stored.head.is_named_by(&not_modified.headers);
         let mut parts = stored.head.updated_by(not_modified);
@@ -164,63 +176,72 @@ impl Errand {
         if stored.length_known {
             hint.set_exact(stored.body.len() as u64);
         }
-        let verdict = self.verdict(&mut asked, &scope, &parts, &hint, Some(stored));
-        self.config.policy.strip(&mut parts.headers);
-        let plan = match verdict {
-            Verdict::Store(plan) if is_same => Ok((plan, None)),
-            Verdict::Share(plan, reason) if is_same => Ok((plan, Some(reason))),
-            Verdict::Keep(reason) => Err(reason),
-            // Of another response than the one that was asked for: this requester has to make do with it.
-            _ => Err(Reason::Status),
+        let verdict = match self.verdict(&asked, &scope, &parts, &hint, Some(stored)) {
+            Ok(verdict) => verdict,
+            Err(panic) => return self.panicked(panic),
         };
+        self.config.policy.strip(&mut parts.headers);
         // What was purged since it was found is old, whatever the inner service says of it.
         let purges = &self.config.shared.purges;
         let is_valid = pinned.is_valid() || purges.mutants.has(Mutant::RenewedThoughPurged);
-        let (plan, reason) = match plan {
-            Ok(plan) if is_valid => plan,
-            plan => {
-                let reason = plan.err().unwrap_or(Reason::NotShared);
+        let planned = match verdict {
+            Verdict::Keep(reason) => {
                 self.keep(&parts, reason);
-                let head = self.labelled(Response::from_parts(parts, ()), Some(reason));
-                return head.map(|()| ResponseBody::stored(stored));
+                Err(reason)
+            }
+            Verdict::Store(plan) if is_same && is_valid => Ok((plan, None)),
+            Verdict::Share(plan, reason) if is_same && is_valid => Ok((plan, Some(reason))),
+            // This requester has to make do with it, and it says nothing of the next answer.
+            _ if is_same => Err(Reason::NotShared),
+            _ => Err(Reason::Status),
+        };
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(reason) => {
+                self.held.hand_over();
+                let mut head = self.labelled(Response::from_parts(parts, ()), Some(reason));
+                if self.is_nested {
+                    head.extensions_mut().insert(Within::unknown());
+                }
+                return Concluded::Passed(head.map(|()| ResponseBody::stored(stored)));
             }
         };
-        let (head, mut recorder) = self.recorded(
-            &asked.headers,
-            scope,
-            in_flight,
-            (plan, reason),
-            parts,
-            hint,
-        );
+        let (head, mut recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);
         let reader = recorder.recording().reader();
         if !stored.body.is_empty() {
             recorder.data(&stored.body, true);
         }
         recorder.finish(stored.trailers.as_deref().cloned());
-        head.map(|()| ResponseBody::followed(reader))
+        Concluded::Passed(head.map(|()| ResponseBody::followed(reader)))
     }
 
+    fn panicked<B, E>(mut self, panic: Panic) -> Concluded<B, E> {
+        self.held.fail();
+        Concluded::Panicked(panic)
+    }
+
+    /// What is to become of a response. The application has a say in it, and may panic.
     fn verdict(
         &self,
-        asked: &mut Asked,
+        asked: &Asked,
         scope: &CacheScope,
         response: &response::Parts,
         body: &SizeHint,
-        renewed: Option<&Arc<Entry>>,
-    ) -> Verdict {
-        self.config.policy.judge(Candidate {
+        renewed: Option<&Entry>,
+    ) -> Result<Verdict, Panic> {
+        let candidate = Candidate {
             identity: self.identity,
             selection: &self.config.selection,
             request_headers: &asked.headers,
             headers_as_asked: asked.as_asked.as_ref().unwrap_or(&asked.headers),
-            request_tags: std::mem::take(&mut asked.tags),
-            renewed_tags: renewed.map(|entry| &entry.tag_names),
+            request_tags: asked.tags.clone(),
+            renewed,
             response,
             gathered: scope.close(),
             body,
             received: Instant::now(),
-        })
+        };
+        catch(|| self.config.policy.judge(candidate))
     }
 
     /// What is marked when the response is purged: its tags, and its request.
@@ -230,10 +251,14 @@ impl Errand {
         tags.chain([self.keys.request]).collect()
     }
 
+    /// Why it is known already that the answer will not be stored.
     fn held_off(&self, in_flight: &InFlight, tags: &[u64]) -> Option<Reason> {
         let purges = &self.config.shared.purges;
-        let held = purges.holds(in_flight.birth(), tags);
-        held.then_some(Reason::HeldOff)
+        let birth = in_flight.birth();
+        if purges.holds(birth, tags) {
+            return Some(Reason::HeldOff);
+        }
+        (!purges.may_store(birth, tags)).then_some(Reason::Purged)
     }
 
     /// The answer's head as its requester gets it.
@@ -247,10 +272,17 @@ impl Errand {
 
     /// The answer is its requester's alone: who waits for this key need not.
     fn keep(&mut self, response: &response::Parts, reason: Reason) {
-        let refusals = &self.config.shared.refusals;
-        refusals.remember(&self.keys.flight, reason);
+        // What nobody asked for tells nothing of what others get: it may lack their credentials.
+        if self.anew.is_none() {
+            let refusals = &self.config.shared.refusals;
+            refusals.remember(&self.keys.flight, reason);
+        }
         if self.held.renewal.is_some() && self.config.policy.is_no_more(response) {
             self.end_what_is_stored();
+        }
+        if response.status == StatusCode::TOO_MANY_REQUESTS {
+            // It asks to be left alone.
+            self.held.renewal = None;
         }
         self.held.refuse();
     }
@@ -275,6 +307,10 @@ impl Errand {
     fn passed<B>(&self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {
         self.count_answer();
         let status = CacheStatus::forwarded(self.forward, Some(reason));
-        reply::passed(&self.config, response, status)
+        let mut response = reply::passed(&self.config, response, status);
+        if self.is_nested {
+            response.extensions_mut().insert(Within::unknown());
+        }
+        response
     }
 }

@@ -128,6 +128,23 @@ pub(crate) struct Layered<K> {
     pub(crate) cells: Cells,
 }
 
+impl<K> Drop for Layered<K> {
+    /// What was recorded for it may hold what holds the store, and so itself.
+    fn drop(&mut self) {
+        if !self.cells.empty() {
+            return;
+        }
+        for (_, slot) in self.config.shared.memory.iter() {
+            let recorded = slot
+                .entries()
+                .iter()
+                .filter_map(|entry| entry.recorded.as_ref());
+            let left = recorded.filter(|recorded| recorded.again().is_none());
+            left.for_each(|recorded| recorded.forget());
+        }
+    }
+}
+
 /// A layer's key, without the rest of the layer.
 #[derive(Debug)]
 pub(crate) struct KeyMaker<K> {
@@ -168,5 +185,10 @@ impl<K: Send + Sync + std::fmt::Debug> Keyed for KeyMaker<K> {
         let selection = &self.selection;
         let head = selection.encode_head(&self.prefix, parts, self.max_bytes, &mut key);
         head.ok().map(|()| key.to_vec())
+    }
+
+    fn makes(&self, mut parts: request::Parts, key: &[u8]) -> bool {
+        let mut made = KeyBytes::new();
+        self.encode(&mut parts, &mut made).is_ok() && key.starts_with(&made)
     }
 }

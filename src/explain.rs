@@ -1,5 +1,7 @@
 //! Tells what would be done with a request, by the steps that are gone when it comes.
 
+use std::sync::Arc;
+
 use http::{Method, request};
 
 use crate::{
@@ -8,6 +10,7 @@ use crate::{
     explanation::{Decision, Explanation, Stored},
     key::{self, Body, Head, text},
     lookup::{Found, Lookup, Missing, Served},
+    pinned::Pinned,
     shared::Explain,
     stale::Fallback,
     status::Reason,
@@ -71,13 +74,16 @@ impl<K> Layered<K> {
             .iter()
             .map(|entry| self.stored(lookup, parts, entry));
         into.stored = told.collect();
-        let flight = lookup.flight_of(headers, slot.as_ref());
-        into.in_flight = config.shared.flights.waiting_for(&flight);
-        into.refused = config.shared.refusals.get(&flight);
         let found = match slot {
             Some(slot) => lookup.look_at(slot, config, headers),
             None => Found::Nothing(Missing::default()),
         };
+        let flight = match &found {
+            Found::Hit(hit) => lookup.flight_for(headers, &Missing::renewed(&hit.entry)),
+            Found::Nothing(missing) => lookup.flight_for(headers, missing),
+        };
+        into.in_flight = config.shared.flights.waiting_for(&flight);
+        into.refused = config.shared.refusals.get(&flight);
         into.decision = match found {
             Found::Hit(hit) => match hit.served {
                 Served::Fresh(ttl) => Decision::Hit(ttl),
@@ -91,9 +97,10 @@ impl<K> Layered<K> {
     /// What becomes of a request that is not in the store.
     fn long_way(&self, lookup: &Lookup, missing: &Missing, known: &Explanation) -> Decision {
         let stale = missing.stale.as_ref();
-        let falls_back = stale.is_some_and(|stale| {
-            Fallback::new(&self.config, stale, lookup, &Method::GET).is_some()
-        });
+        let pinned = |stale| Pinned::new(&self.config.shared, stale, lookup.arrival);
+        let pinned = stale.and_then(pinned).map(Arc::new);
+        let falls_back = pinned
+            .is_some_and(|pinned| Fallback::new(&self.config, &pinned, &Method::GET).is_some());
         if let Some(reason) = known.refused.filter(|_| !falls_back) {
             return Decision::SideBySide(reason);
         }

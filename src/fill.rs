@@ -62,7 +62,7 @@ where
         let (reply, replied) = oneshot::channel();
         let scope = CacheScope::recording();
         // The user's own code on the request runs in the request's task, as it would without a cache.
-        let sent = send(self.request, self.as_asked, &scope, &self.errand.config);
+        let sent = send(self.request, self.as_asked, &scope, &self.errand);
         let fill = run(self.inner, sent, self.errand, scope.clone(), reply);
         let task = scope::CURRENT.scope(scope, async move {
             fill.await;
@@ -83,7 +83,7 @@ where
         let (reply, _) = oneshot::channel();
         let scope = CacheScope::recording();
         let fill = scope::CURRENT.scope(scope.clone(), async move {
-            let sent = send(self.request, self.as_asked, &scope, &self.errand.config);
+            let sent = send(self.request, self.as_asked, &scope, &self.errand);
             run(self.inner, sent, self.errand, scope, reply).await;
             drop(running);
         });
@@ -104,7 +104,7 @@ where
     pub(crate) async fn inline(self) -> Answered<ResB, S::Error> {
         let mut errand = self.errand;
         let scope = CacheScope::recording();
-        let (asked, request) = send(self.request, self.as_asked, &scope, &errand.config);
+        let (asked, request) = send(self.request, self.as_asked, &scope, &errand);
         let call = call(self.inner, request, errand.config.clone());
         let call = scope::CURRENT.scope(scope.clone(), call);
         let deadline = deadline_in(errand.config.waiting.fill_timeout);
@@ -179,15 +179,18 @@ fn send<ReqB>(
     request: (request::Parts, ReqB),
     as_asked: Option<HeaderMap>,
     scope: &CacheScope,
-    config: &Config,
+    errand: &Errand,
 ) -> (Asked, Request<ReqB>) {
     let (mut parts, body) = request;
-    let tags = config
-        .policy
-        .request_tags
-        .as_ref()
-        .map(|tags| tags(&parts))
-        .unwrap_or_default();
+    let mut tags = errand.known_tags.clone();
+    if let Some(make) = &errand.config.policy.request_tags {
+        let known = tags.clone();
+        tags.extend(
+            make(&parts)
+                .into_iter()
+                .filter(|tag| !known.iter().any(|other| other == tag)),
+        );
+    }
     let headers = parts.headers.clone();
     parts.extensions.insert(scope.clone());
     let asked = Asked {

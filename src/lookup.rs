@@ -286,9 +286,17 @@ impl Lookup {
     }
 
     /// The key by which requests wait for each other, of one variant as far as these are known by what is stored.
-    pub(crate) fn flight_of(&self, headers: &HeaderMap, stored: Option<&Slot>) -> KeyBytes {
+    fn flight_of(&self, headers: &HeaderMap, stored: Option<&Slot>) -> KeyBytes {
         let newest = stored.and_then(|slot| slot.entries().first());
         self.flight_key(headers, newest.map(|entry| &entry.head.vary))
+    }
+
+    /// As [`flight_of`](Self::flight_of), for a request of which this is missing.
+    pub(crate) fn flight_for(&self, headers: &HeaderMap, missing: &Missing) -> KeyBytes {
+        match &missing.stale {
+            Some(stale) => self.flight_key(headers, Some(&stale.head.vary)),
+            None => self.flight_of(headers, missing.stored.as_ref()),
+        }
     }
 
     /// The key by which requests wait for each other: of one variant, by the fields of this `Vary`.

@@ -65,7 +65,7 @@ impl Purge {
     /// The responses are stale from now on, and may be served as such: while they are fetched anew, for as long as their layer's
     /// [`stale_while_revalidate`](crate::CacheLayerBuilder::stale_while_revalidate) says, or if they cannot be, for its
     /// [`stale_if_error`](crate::CacheLayerBuilder::stale_if_error), both counted from now. On a layer that has neither, this
-    /// is as hard as any purge. They are never fresh again.
+    /// is as hard as any purge. They are not fresh again, unless the inner service says that one has not changed.
     ///
     /// # Examples
     ///
@@ -107,7 +107,8 @@ impl Purge {
     /// With [`hold_off`](Self::hold_off) it waits for that time first. Each call takes a place among the
     /// [refreshes](crate::CacheHandleBuilder::max_concurrent_refreshes), and no longer than its layer's
     /// [`fill_timeout`](crate::CacheLayerBuilder::fill_timeout). To wait for none of it, spawn it:
-    /// `tokio::spawn(handle.purge(tag).refresh().into_future())`.
+    /// `tokio::spawn(handle.purge(tag).refresh().into_future())`. Outside a tokio runtime it purges, and all that is concerned has
+    /// failed.
     ///
     /// # Cancel safety
     ///
@@ -137,7 +138,10 @@ impl Purge {
         let (targets, lag) = (self.targets.clone(), self.hold_off);
         let mut purged = self.mark();
         if let Some(lag) = lag {
-            tokio::time::sleep_until(deadline_in(lag)).await;
+            let until = deadline_in(lag);
+            if tokio::runtime::Handle::try_current().is_ok() {
+                tokio::time::sleep_until(until).await;
+            }
         }
         let done = refresh.run(&targets).await;
         purged.refreshed = done.refreshed;
@@ -307,7 +311,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.is_released {
+        if !self.is_released && !self.targets.is_empty() {
             let purges = &self.shared.purges;
             purges.purge_and_release(&self.targets, Force::Hard);
             count(&self.shared.counters.purges);

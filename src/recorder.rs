@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     anew::Anew,
     config::Config,
-    entry::{Asked, Entry, Recorded, TagNames, shared_trailers},
+    entry::{Asked, Entry, Recorded, shared_trailers},
     error::BodyError,
     flight::{Leader, Opinion},
     grpc::Messages,
@@ -18,9 +18,9 @@ use crate::{
     policy::Plan,
     recording::Recording,
     renewal::Renewal,
-    shared::{self, InFlight, Told, count},
+    shared::{self, InFlight, Keyed, Told, count},
     status::{Forward, Reason},
-    tags::{CacheScope, Stamp},
+    tags::{CacheScope, Stamp, TagNames, Tags},
 };
 
 /// The keys of one request.
@@ -43,11 +43,15 @@ pub(crate) struct Errand {
     pub(crate) forward: Forward,
     pub(crate) audience: Audience,
     /// What the inner service is asked whether it has changed.
-    pub(crate) asked_for: Option<Pinned>,
+    pub(crate) asked_for: Option<Arc<Pinned>>,
     /// How it can be asked again.
-    pub(crate) asked: Option<Asked>,
+    pub(crate) asked: Option<(Asked, Arc<dyn Keyed>)>,
     /// Told when the answer is stored.
     pub(crate) anew: Option<Anew>,
+    /// Tags that it has whatever is said of it.
+    pub(crate) known_tags: Tags,
+    /// It is part of another fill, which has to hear of it.
+    pub(crate) is_nested: bool,
     pub(crate) held: Held,
 }
 
@@ -93,8 +97,19 @@ impl Held {
         self.leader.take().into_iter().for_each(Leader::fail);
     }
 
+    /// There is an answer, which is not stored.
+    pub(crate) fn rest(&mut self) {
+        self.renewal.take().into_iter().for_each(Renewal::rest);
+    }
+
+    /// There is no answer for those who wait: one of them takes the lead.
+    pub(crate) fn hand_over(&mut self) {
+        self.rest();
+        self.leader = None;
+    }
+
     pub(crate) fn refuse(&mut self) {
-        self.renewal = None;
+        self.rest();
         self.leader
             .take()
             .into_iter()
@@ -264,6 +279,9 @@ impl Recorder {
                     .into_iter()
                     .for_each(Renewal::succeed);
             }
+        }
+        if !cut_short && !call_failed {
+            self.held.rest();
         }
         self.held.renewal = None;
         self.told.recording.finish(trailers);

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::task::JoinSet;
+use tokio::{runtime::Handle, task::JoinSet};
 
 use crate::{
     entry::{Again, Entry},
@@ -67,6 +67,10 @@ impl Refresh {
         let mut done = Refreshed::default();
         let mut stored = self.concerned(targets, &mut done).await;
         stored.sort_unstable_by_key(|stored| Reverse(stored.used));
+        if Handle::try_current().is_err() {
+            done.failed = stored.len();
+            return done;
+        }
         let mut asked = JoinSet::new();
         let mut count = |ended: Result<Option<bool>, _>| match ended {
             Ok(Some(true)) => done.refreshed += 1,
@@ -121,7 +125,7 @@ impl Refresh {
         };
         for entry in entries.iter().filter(is_concerned) {
             let recorded = entry.recorded.as_ref();
-            match recorded.and_then(|recorded| Some((recorded.again().get()?, recorded.used()))) {
+            match recorded.and_then(|recorded| Some((recorded.again()?, recorded.used()))) {
                 Some((again, used)) => found.push(Stored {
                     key: key.clone(),
                     entry: entry.clone(),

@@ -58,6 +58,12 @@ impl Renewal {
         self.entry.attempts.succeed();
     }
 
+    /// The inner service has answered, with what is not stored.
+    pub(crate) fn rest(mut self) {
+        self.stage = Stage::Settled;
+        self.entry.attempts.rest(self.pause);
+    }
+
     /// The inner service says that it is no more: from now on it is served to nobody.
     pub(crate) fn end(mut self) -> Arc<Entry> {
         self.stage = Stage::Settled;

@@ -9,6 +9,7 @@ use crate::{
     lookup::{Hit, Served},
     shared::{Told, count},
     status::{CacheStatus, Forward, Reason, ServedStale},
+    tags::scope::{self, Within},
 };
 
 /// A stored response. These extensions, emptied, are the response's: those of a request that is over have their memory
@@ -20,6 +21,16 @@ pub(crate) fn hit<B>(
     extensions: Extensions,
 ) -> Response<ResponseBody<B>> {
     let entry = &*hit.entry;
+    if scope::inside_a_fill() {
+        scope::hear(&Within {
+            tags: Some(entry.tag_names.clone()),
+            at_most: entry
+                .head
+                .at_most
+                .saturating_sub(entry.head.resident(hit.now)),
+            do_not_store: false,
+        });
+    }
     if let Some(recorded) = &entry.recorded {
         recorded.count_use();
     }
@@ -86,7 +97,8 @@ pub(crate) fn unavailable<B>(config: &Config, reason: Reason) -> Response<Respon
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let pause = config.waiting.retry_after;
-    let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+    let begun = u64::from(pause.subsec_nanos() > 0);
+    let seconds = pause.as_secs().saturating_add(begun);
     response
         .headers_mut()
         .insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));

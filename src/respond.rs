@@ -12,7 +12,7 @@ use tower_service::Service;
 use crate::{
     anew::Anew,
     body::ResponseBody,
-    clock::deadline_in,
+    clock::{before, deadline_in},
     config::{Config, FillMode},
     entry::{AgainCell, Asked, Entry},
     error::BoxError,
@@ -25,10 +25,13 @@ use crate::{
     recorder::{Audience, Errand, Held, Keys},
     renewal::Renewal,
     reply,
-    shared::{Answer, Shared, Told, count},
+    shared::{Answer, Keyed, Shared, Told, count},
     stale::{Fallback, Outcome, or_stale},
     status::{CacheStatus, Reason},
-    tags::scope,
+    tags::{
+        Tags,
+        scope::{self, Within},
+    },
 };
 
 /// A request that was looked for and not found, or found stale.
@@ -39,6 +42,8 @@ pub(crate) struct Missed<S, ReqB> {
     pub(crate) request: (request::Parts, ReqB),
     pub(crate) lookup: Lookup,
     pub(crate) missing: Missing,
+    /// What is stored and stale, held for as long as it is looked at: whether it was purged meanwhile can be told at the end.
+    pub(crate) pinned: Option<Arc<Pinned>>,
     /// The attempt to renew what is stored that this request has claimed.
     pub(crate) renewal: Option<Renewal>,
     /// How it can be asked again, if its layer is to know.
@@ -51,7 +56,11 @@ pub(crate) struct Missed<S, ReqB> {
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) again: Arc<AgainCell>,
+    /// What makes its key.
+    pub(crate) keys: Arc<dyn Keyed>,
     pub(crate) body: Bytes,
+    /// What the application said of the whole of it, when it was.
+    pub(crate) tags: Tags,
 }
 
 /// A request waits again once, if what it waited for turned out not to be for it; then it goes alone.
@@ -71,7 +80,8 @@ where
     ///
     /// Dropped while it waits, it leaves the flight; while it leads, see [`Fill`]; before its fill has begun, one of
     /// those who wait takes the lead.
-    pub(crate) async fn respond(self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+    pub(crate) async fn respond(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        self.pin();
         let deadline = deadline_in(self.config.waiting.wait_timeout);
         let parts = &self.request.0;
         // A HEAD is forwarded as it is, and fills nothing: its answer has no body to store.
@@ -187,7 +197,8 @@ where
     /// Fetches what is stored anew in the background, unless somebody does already, or as many are at it as may be.
     ///
     /// In a runtime only: see [`may_detach`].
-    pub(crate) fn refresh(self, renewal: Renewal) {
+    pub(crate) fn refresh(mut self, renewal: Renewal) {
+        self.pin();
         let shared = self.config.shared.clone();
         let headers = &self.request.0.headers;
         let vary = &renewal.entry().head.vary;
@@ -216,7 +227,7 @@ where
     ///
     /// Dropped, a call that has begun goes on.
     pub(crate) async fn renew(
-        self,
+        mut self,
         entry: Arc<Entry>,
         place: OwnedSemaphorePermit,
         may_wait: bool,
@@ -227,7 +238,8 @@ where
         } else {
             0
         };
-        let deadline = deadline_in(self.config.waiting.fill_timeout);
+        let mut deadline = deadline_in(self.config.waiting.fill_timeout);
+        self.pin();
         let flight = self.flight();
         for _ in 0..ROUNDS {
             let board = || self.look_again().filter(Hit::is_fresh);
@@ -235,7 +247,10 @@ where
                 Boarding::Found(_) => return true,
                 Boarding::Full => return false,
                 // It may have begun before the purge: then it is no use.
-                Boarding::Follow(mut follower) => drop(follower.wait(deadline).await),
+                Boarding::Follow(mut follower) => {
+                    drop(follower.wait(deadline).await);
+                    deadline = deadline_in(self.config.waiting.fill_timeout);
+                }
                 Boarding::Lead(leader) => {
                     let Some(running) = shared.start_running() else {
                         return false;
@@ -250,7 +265,9 @@ where
                     let mut fill = self.into_fill(flight, held, Audience::Nobody);
                     fill.errand.anew = Some(stored.clone());
                     // It panics if the inner service does: what is stored is kept.
-                    let _ = fill.in_background(running).await;
+                    let fill = fill.in_background(running);
+                    // Who reads along may do so for long.
+                    let _ = before(deadline, fill).await;
                     return stored.is_stored();
                 }
             }
@@ -273,17 +290,21 @@ where
 
     /// The key by which this request waits, or is waited for.
     fn flight(&self) -> KeyBytes {
-        let headers = &self.request.0.headers;
-        match &self.missing.stale {
-            Some(stale) => self.lookup.flight_key(headers, Some(&stale.head.vary)),
-            None => self.lookup.flight_of(headers, self.missing.stored.as_ref()),
-        }
+        self.lookup
+            .flight_for(&self.request.0.headers, &self.missing)
     }
 
     /// What is stored for this request, if it may be served in need.
     fn fallback(&self) -> Option<Fallback> {
-        let stale = self.missing.stale.as_ref()?;
-        Fallback::new(&self.config, stale, &self.lookup, &self.request.0.method)
+        let pinned = self.pinned.as_ref()?;
+        Fallback::new(&self.config, pinned, &self.request.0.method)
+    }
+
+    /// Holds what is stale, as soon as it is found.
+    fn pin(&mut self) {
+        let stale = self.missing.stale.as_ref();
+        let (shared, arrival) = (&self.config.shared, self.lookup.arrival);
+        self.pinned = stale.and_then(|stale| Pinned::new(shared, stale, arrival).map(Arc::new));
     }
 
     /// What was stored between the miss and the start of a flight.
@@ -402,23 +423,27 @@ where
         let is_sealed = self.config.selection.is_sealed();
         let as_asked = is_sealed.then(|| self.request.0.headers.clone());
         self.ask_for_the_whole();
-        let renewed = held.renewal.as_ref().map(Renewal::entry);
         let parts = &mut self.request.0;
-        let asked_for = renewed
-            .and_then(|entry| Pinned::new(&self.config.shared, entry, self.lookup.arrival))
-            .filter(|pinned| policy::ask_conditionally(parts, pinned.entry()));
+        let pinned = self.pinned.filter(|_| held.renewal.is_some());
+        let asked_for = pinned.filter(|pinned| policy::ask_conditionally(parts, pinned.entry()));
+        let known_tags = self
+            .origin
+            .as_mut()
+            .map(|origin| std::mem::take(&mut origin.tags));
         let asked = self.origin.map(|origin| {
             let mut extensions = parts.extensions.clone();
             extensions.remove::<Anew>();
-            Asked {
+            let asked = Asked {
                 method: parts.method.clone(),
                 uri: parts.uri.clone(),
                 version: parts.version,
                 extensions,
                 body: origin.body,
                 head_bytes: self.lookup.head_bytes,
+                tags: Tags::new(),
                 again: origin.again,
-            }
+            };
+            (asked, origin.keys)
         });
         let request = self.lookup.request_hash(&self.config);
         let keys = Keys {
@@ -435,6 +460,8 @@ where
             asked_for,
             asked,
             anew: self.anew,
+            is_nested: scope::inside_a_fill(),
+            known_tags: known_tags.unwrap_or_default(),
             held,
         };
         Fill {
@@ -506,7 +533,13 @@ async fn answered<ResB, E>(
     let falls_back = fallback.is_some();
     match or_stale(fallback, deadline, fill).await {
         Outcome::Stale(stale) => Ok(stale),
-        Outcome::Answered(answered) => {
+        Outcome::Answered(mut answered) => {
+            // What it is part of hears of it in its own task.
+            if let Ok(response) = &mut answered
+                && let Some(within) = response.extensions_mut().remove::<Within>()
+            {
+                scope::hear(&within);
+            }
             // The fill has left it to whoever decides which of the two it will be.
             if answered.is_ok() && falls_back {
                 count(&shared.counters.misses);

@@ -106,6 +106,9 @@ impl Drop for SweepWhenDropped {
 pub(crate) trait Keyed: Send + Sync + fmt::Debug {
     /// The key of a request as far as its head goes. `None` if it has none.
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>>;
+
+    /// Whether a request of this head has this key, as far as its head goes.
+    fn makes(&self, parts: request::Parts, key: &[u8]) -> bool;
 }
 
 /// A layer, as far as it explains itself.

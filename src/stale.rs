@@ -10,8 +10,8 @@ use crate::{
     caught::caught,
     clock::before,
     config::Config,
-    entry::{Entry, Life},
-    lookup::{Hit, Lookup, Served},
+    entry::Life,
+    lookup::{Hit, Served},
     pinned::Pinned,
     policy, reply,
     status::Reason,
@@ -21,24 +21,19 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Fallback {
     config: Arc<Config>,
-    pinned: Pinned,
+    pinned: Arc<Pinned>,
     method: Method,
 }
 
 impl Fallback {
     /// `None` if it may not be served now.
-    pub(crate) fn new(
-        config: &Arc<Config>,
-        entry: &Arc<Entry>,
-        lookup: &Lookup,
-        method: &Method,
-    ) -> Option<Self> {
-        if entry.life(Instant::now()) == Life::Over {
+    pub(crate) fn new(config: &Arc<Config>, pinned: &Arc<Pinned>, method: &Method) -> Option<Self> {
+        if pinned.entry().life(Instant::now()) == Life::Over {
             return None;
         }
         Some(Self {
             config: config.clone(),
-            pinned: Pinned::new(&config.shared, entry, lookup.arrival)?,
+            pinned: pinned.clone(),
             method: method.clone(),
         })
     }
@@ -78,8 +73,9 @@ impl Fallback {
     pub(crate) fn serve_late<B>(&self) -> Option<Response<ResponseBody<B>>> {
         let served = self.serve();
         if served.is_some() {
-            let pause = self.config.waiting.retry_after;
-            self.pinned.entry().attempts.are_overdue(pause);
+            let waiting = &self.config.waiting;
+            let attempts = &self.pinned.entry().attempts;
+            attempts.are_overdue(waiting.retry_after, waiting.fill_timeout);
         }
         served
     }

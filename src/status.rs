@@ -449,6 +449,8 @@ reasons! {
     LateScope = "late-scope",
     /// A purge of one of the response's tags is under way, or holds off what is stored.
     HeldOff = "held-off",
+    /// A purge of one of the response's tags came between its handler's start and its head.
+    Purged = "purged",
     /// The response is one that a cache further in served stale.
     StaleInside = "stale-inside",
     /// A stale response is served while it is fetched anew.

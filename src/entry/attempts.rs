@@ -21,8 +21,8 @@ struct Known {
     put_off_until: Option<Instant>,
     failures: u32,
     under_way: u32,
-    /// The attempt under way has been counted as a failure: somebody has waited for it in vain.
-    is_overdue: bool,
+    /// The attempt under way has been counted as a failure: somebody has waited for it in vain. Until then nobody else does.
+    overdue_until: Option<Instant>,
     /// The inner service has said that the response is no more.
     is_over: bool,
 }
@@ -66,15 +66,25 @@ impl Attempts {
         }
     }
 
-    /// Somebody has waited in vain for the attempt that is under way. However many do, that is one failure.
-    pub(crate) fn are_overdue(&self, pause: Duration) {
+    /// Somebody has waited in vain for the attempt that is under way, and that takes so long at the most. However many do, that is
+    /// one failure.
+    pub(crate) fn are_overdue(&self, pause: Duration, at_most: Duration) {
         let mut known = self.lock();
         if known.is_put_off(Instant::now()) {
             return;
         }
         known.failures = known.failures.saturating_add(1);
-        known.is_overdue = known.under_way > 0;
+        known.overdue_until = (known.under_way > 0).then(|| deadline_in(at_most));
         known.put_off(pause);
+    }
+
+    /// The inner service has answered, and its answer is not stored: there is no attempt in the background for as long as after
+    /// a failure. Those who ask for themselves may.
+    pub(crate) fn rest(&self, pause: Duration) {
+        let mut known = self.lock();
+        known.end();
+        known.failures = known.failures.saturating_add(1);
+        known.claimed_until = Some(known.end_of(pause));
     }
 
     /// Whether the last attempt failed, and it is too early for another; or one is under way that takes too long.
@@ -102,20 +112,25 @@ impl Known {
     /// An attempt has ended. Whether it has been counted as a failure already.
     fn end(&mut self) -> bool {
         self.under_way = self.under_way.saturating_sub(1);
-        std::mem::take(&mut self.is_overdue)
+        self.overdue_until.take().is_some()
     }
 
     /// Nobody waits a second time for an attempt that somebody has waited for in vain.
     fn is_put_off(&self, now: Instant) -> bool {
-        self.is_overdue || self.put_off_until.is_some_and(|until| now < until)
+        let is_ahead = |until: Option<Instant>| until.is_some_and(|until| now < until);
+        is_ahead(self.overdue_until) || is_ahead(self.put_off_until)
     }
 
     fn put_off(&mut self, pause: Duration) {
+        self.put_off_until = Some(self.end_of(pause));
+    }
+
+    fn end_of(&self, pause: Duration) -> Instant {
         let earlier = self.failures.saturating_sub(1);
         let pause = pause.saturating_mul(1 << earlier.min(3));
         // What chance takes off is no more than what was put on.
         let pause = pause.saturating_add(pause / 4);
-        self.put_off_until = Some(deadline_in(shortened(pause, 200)));
+        deadline_in(shortened(pause, 200))
     }
 }
 

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, response};
 use tokio::time::Instant;
 
-use crate::{tags::Stamp, vary::Vary};
+use crate::{
+    tags::{Stamp, TagNames},
+    vary::Vary,
+};
 pub(crate) use attempts::Attempts;
 pub(crate) use recorded::{Again, AgainCell, Asked, Cells, Recorded};
 
@@ -34,6 +37,8 @@ pub(crate) struct Head {
     pub(crate) for_authorized: bool,
     pub(crate) ttl: Duration,
     pub(crate) grace: Grace,
+    /// What its handler said of its lifetime, which a 304 does not take back.
+    pub(crate) at_most: Duration,
     /// How old it was when it came: the response's own `Age`.
     pub(crate) initial_age: u64,
     pub(crate) received: Instant,
@@ -58,6 +63,7 @@ impl Head {
             for_authorized,
             ttl,
             grace: Grace::default(),
+            at_most: Duration::MAX,
             initial_age,
             received,
         }
@@ -112,7 +118,10 @@ impl Head {
         parts.version = self.version;
         parts.headers.remove(header::AGE);
         for name in news.keys().filter(|name| !OF_THE_BODY.contains(name)) {
-            parts.headers.remove(name);
+            // A layer around the handler may name its own fields only: what told the variants apart still does.
+            if *name != header::VARY {
+                parts.headers.remove(name);
+            }
             for line in news.get_all(name) {
                 parts.headers.append(name.clone(), line.clone());
             }
@@ -163,37 +172,6 @@ pub(crate) enum Life {
     Over,
 }
 
-/// The tags of a response by their names, in one piece of memory: each behind its length.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct TagNames(Box<[u8]>);
-
-/// What a name's length takes.
-const NAME_LENGTH: usize = size_of::<u32>();
-
-impl TagNames {
-    pub(crate) fn new(names: &[Box<[u8]>]) -> Self {
-        let each = names.iter().map(|name| name.len() + NAME_LENGTH);
-        let mut bytes = Vec::with_capacity(each.sum());
-        for name in names {
-            let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(name);
-        }
-        Self(bytes.into())
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &*self.0;
-        std::iter::from_fn(move || {
-            let (length, after) = rest.split_first_chunk::<NAME_LENGTH>()?;
-            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-            let (name, after) = after.split_at_checked(length)?;
-            rest = after;
-            Some(name)
-        })
-    }
-}
-
 impl Entry {
     pub(crate) fn new(
         head: Head,
@@ -209,7 +187,7 @@ impl Entry {
             .flatten()
             .map(|(_, value)| value.len() + FIELD_BYTES)
             .sum();
-        let tags = std::mem::size_of_val(stamp.tags()) + tag_names.0.len();
+        let tags = std::mem::size_of_val(stamp.tags()) + tag_names.weight();
         let weight = ENTRY_BYTES + key_bytes + head.weight() + body.len() + trailers_weight + tags;
         Self {
             head,

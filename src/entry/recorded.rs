@@ -17,6 +17,7 @@ use http::{
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Entry, FIELD_BYTES, of_its_own};
+use crate::tags::{Tag, Tags};
 
 /// A service that can be asked again.
 pub(crate) trait Again: Send + Sync + fmt::Debug {
@@ -60,7 +61,7 @@ impl AgainCell {
     }
 }
 
-/// All that is kept of one layer's services. Emptied with the layer, since a service may hold what the store is held by.
+/// All that is kept of one layer's services. Emptied with the layer, since a service may hold what holds the store.
 #[derive(Debug, Default)]
 pub(crate) struct Cells(Mutex<Vec<Weak<AgainCell>>>);
 
@@ -73,18 +74,19 @@ impl Cells {
         }
         cells.push(Arc::downgrade(cell));
     }
-}
 
-impl Drop for Cells {
-    fn drop(&mut self) {
-        let cells = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+    /// Empties all of them. `false` if there never was one.
+    pub(crate) fn empty(&self) -> bool {
+        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cells = std::mem::take(&mut *cells);
         let left = cells.iter().filter_map(Weak::upgrade);
         left.for_each(|cell| cell.empty());
+        !cells.is_empty()
     }
 }
 
 /// A request on its way to the inner service, with what it can be made of again.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
@@ -94,13 +96,17 @@ pub(crate) struct Asked {
     pub(crate) body: Bytes,
     /// How much of the key a purge by request marks.
     pub(crate) head_bytes: usize,
+    /// The tags that the application made of the whole of it.
+    pub(crate) tags: Tags,
     pub(crate) again: Arc<AgainCell>,
 }
 
 /// The request of a stored response.
 #[derive(Debug)]
 pub(crate) struct Recorded {
-    asked: Asked,
+    /// `None` once its layer is gone.
+    asked: Mutex<Option<Asked>>,
+    weight: usize,
     /// Few, and not looked up: a map would take more than they do.
     headers: Box<[(HeaderName, HeaderValue)]>,
     /// How often the response was served.
@@ -117,38 +123,46 @@ impl Recorded {
     /// The headers are those that the response may depend on.
     pub(crate) fn new(mut asked: Asked, headers: &HeaderMap) -> Self {
         asked.uri = of_its_own_memory(&asked.uri);
+        #[cfg(feature = "axum")]
+        if let Some(original) = asked.extensions.get_mut::<axum::extract::OriginalUri>() {
+            original.0 = of_its_own_memory(&original.0);
+        }
         let fields = headers.iter();
         let fields = fields.map(|(name, value)| (name.clone(), of_its_own(value)));
+        let headers: Box<[_]> = fields.collect();
         Self {
-            asked,
-            headers: fields.collect(),
+            weight: weight(&asked, &headers),
+            asked: Mutex::new(Some(asked)),
+            headers,
             used: AtomicU32::new(0),
         }
     }
 
-    pub(crate) fn head(&self) -> request::Parts {
+    /// The request, to be asked again. `None` once its layer is gone.
+    pub(crate) fn request(&self) -> Option<(request::Parts, Asked)> {
+        let asked = self.lock().clone()?;
         let (mut parts, ()) = Request::new(()).into_parts();
-        parts.method = self.asked.method.clone();
-        parts.uri = self.asked.uri.clone();
-        parts.version = self.asked.version;
+        parts.method = asked.method.clone();
+        parts.uri = asked.uri.clone();
+        parts.version = asked.version;
         parts.headers.reserve(self.headers.len());
         for (name, value) in &self.headers {
             parts.headers.append(name.clone(), value.clone());
         }
-        parts.extensions = self.asked.extensions.clone();
-        parts
+        parts.extensions = asked.extensions.clone();
+        Some((parts, asked))
     }
 
-    pub(crate) fn body(&self) -> Bytes {
-        self.asked.body.clone()
+    /// The service to ask, if it is there.
+    pub(crate) fn again(&self) -> Option<Arc<dyn Again>> {
+        self.lock().as_ref()?.again.get()
     }
 
-    pub(crate) fn head_bytes(&self) -> usize {
-        self.asked.head_bytes
-    }
-
-    pub(crate) fn again(&self) -> &Arc<AgainCell> {
-        &self.asked.again
+    /// Its layer is gone: lets go of all that may keep the store alive.
+    pub(crate) fn forget(&self) {
+        let asked = self.lock().take();
+        // What it holds may drop what is locked: after the lock.
+        drop(asked);
     }
 
     pub(crate) fn count_use(&self) {
@@ -160,13 +174,26 @@ impl Recorded {
     }
 
     pub(super) fn weight(&self) -> usize {
-        let fields = self.headers.iter();
-        let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
-        let uri = self.asked.uri.path().len() + self.asked.uri.query().map_or(0, str::len);
-        let extensions = self.asked.extensions.len() * EXTENSION_BYTES;
-        let around = size_of::<Self>() + URI_BYTES + self.asked.body.len() + uri + extensions;
-        around + fields.sum::<usize>()
+        self.weight
     }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn weight(asked: &Asked, headers: &[(HeaderName, HeaderValue)]) -> usize {
+    let fields = headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+    let uri = asked.uri.path().len() + asked.uri.query().map_or(0, str::len);
+    let extensions = asked.extensions.len() * EXTENSION_BYTES;
+    let tags = asked
+        .tags
+        .iter()
+        .map(|tag: &Tag| tag.as_str().len() + size_of::<Tag>());
+    let extensions = extensions + tags.sum::<usize>();
+    let around = size_of::<Recorded>() + URI_BYTES + asked.body.len() + uri + extensions;
+    around + fields.sum::<usize>()
 }
 
 /// A URI in memory of its own: as it came, it may be a slice of a connection's buffer, and keep all of that alive.

@@ -8,7 +8,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-use super::{cookie, forwarded, header::any_sensitive, selection::Selection};
+use super::{cookie, forwarded, header::any_sensitive, identity, selection::Selection};
 
 /// Nothing reaches the inner service that is not in the key, but for these.
 #[derive(Debug, Clone, Default)]
@@ -58,11 +58,22 @@ impl Selection {
         headers: &HeaderMap,
         vary: impl Iterator<Item = &'a HeaderName>,
     ) -> HeaderMap {
+        let chosen = self.seal.iter().flat_map(|seal| &seal.let_through);
         let seal = Seal {
-            let_through: vary.cloned().collect(),
+            let_through: vary.cloned().chain(chosen.cloned()).collect(),
             ..Seal::default()
         };
-        let mut kept = self.sealed_headers(&seal, headers);
+        let mut kept = if self.reads_at_will() {
+            let mut all = headers.clone();
+            let of_the_requester =
+                |name: &HeaderName| identity::says(name).is_some() && self.removes(&seal, name);
+            for name in headers.keys().filter(|name| of_the_requester(name)) {
+                all.remove(name);
+            }
+            all
+        } else {
+            self.sealed_headers(&seal, headers)
+        };
         for name in HARMLESS.iter().filter(|name| **name != header::TE) {
             kept.remove(name);
         }

@@ -173,6 +173,19 @@ impl Selection {
         Ok(())
     }
 
+    /// Whether one of these headers says who asks, and is not in the key.
+    pub(crate) fn any_says_who_asks<'a>(
+        &self,
+        mut names: impl Iterator<Item = &'a HeaderName>,
+    ) -> bool {
+        names.any(|name| identity::says(name).is_some() && !self.keys_header(name))
+    }
+
+    /// Whether a closure reads of the request what nobody knows.
+    pub(super) fn reads_at_will(&self) -> bool {
+        self.found.iter().any(|found| found.id.is_none())
+    }
+
     /// What the request says of who asks, as far as the inner service will see it.
     ///
     /// # Errors

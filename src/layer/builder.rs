@@ -78,6 +78,10 @@ impl<B> CacheLayerBuilder<B> {
     /// It costs memory: the recorded request counts as part of the response, with 192 bytes for each extension, which is a
     /// guess: an extension may keep alive whatever it likes.
     ///
+    /// What a handler makes only of credentials that are not in the key it will not make again; what varies by such is not recorded. The
+    /// application's state may hold the handle, and should not hold the layer itself: that, the store and the state would keep
+    /// each other alive.
+    ///
     /// The layer is a [`RefreshableLayer`](crate::RefreshableLayer), which asks of the request's body that it can be empty
     /// (`Default`: axum's and tonic's are, hyper's `Incoming` is not). With a key that reads the body there is no difference.
     ///

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::{Policy, cache_control::CacheControl};
 use crate::{
     clock::shortened,
-    entry::{Head, TagNames, age},
+    entry::{Entry, Head, age},
     grpc::{content_type_starts_with, is_grpc},
     key::{Identity, Selection},
     status::{Reason, ServedStale},
-    tags::{Tag, Tags, scope::Gathered},
+    tags::{Tag, TagNames, Tags, scope::Gathered},
     vary::Vary,
 };
 
@@ -26,12 +26,22 @@ pub(crate) struct Candidate<'a> {
     /// As they were before a seal.
     pub(crate) headers_as_asked: &'a HeaderMap,
     pub(crate) request_tags: Tags,
-    /// Those of what is renewed.
-    pub(crate) renewed_tags: Option<&'a TagNames>,
+    /// What is renewed by it: its tags, and the bound on its lifetime, hold on.
+    pub(crate) renewed: Option<&'a Entry>,
     pub(crate) response: &'a response::Parts,
     pub(crate) gathered: Gathered,
     pub(crate) body: &'a SizeHint,
     pub(crate) received: Instant,
+}
+
+impl Candidate<'_> {
+    /// No lifetime may be longer, its handler has said, or that of what it renews.
+    fn at_most(&self) -> Duration {
+        let renewed = self
+            .renewed
+            .map_or(Duration::MAX, |entry| entry.head.at_most);
+        self.gathered.at_most().min(renewed)
+    }
 }
 
 /// What may be done with a response.
@@ -113,8 +123,9 @@ impl Policy {
         let ttl = self
             .lifetime(cache_control.s_maxage, response)
             .unwrap_or(ttl);
+        let at_most = candidate.at_most();
         // What was stored together does not expire together.
-        let ttl = shortened(ttl.min(candidate.gathered.at_most()), self.jitter);
+        let ttl = shortened(ttl.min(at_most), self.jitter);
         if ttl.is_zero() && !response.status.is_server_error() {
             return Err(Reason::NoLifetime);
         }
@@ -129,6 +140,7 @@ impl Policy {
         if !cache_control.must_revalidate {
             head.grace = self.grace;
         }
+        head.at_most = at_most;
         self.strip(&mut head.headers);
         Ok(Plan {
             head,
@@ -176,7 +188,8 @@ impl Policy {
             .iter()
             .flat_map(|header| header.tags(&response.headers));
         let typed = typed.map(Tag::as_str).map(str::as_bytes);
-        let renewed = candidate.renewed_tags.into_iter().flat_map(TagNames::iter);
+        let renewed = candidate.renewed.map(|entry| &entry.tag_names);
+        let renewed = renewed.into_iter().flat_map(TagNames::iter);
         let mut tags: Vec<Box<[u8]>> = Vec::new();
         for tag in typed.chain(headers).chain(renewed) {
             if tag.len() > self.max_tag_bytes {

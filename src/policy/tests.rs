@@ -19,7 +19,7 @@ fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verd
         request_headers: &HeaderMap::new(),
         headers_as_asked: &HeaderMap::new(),
         request_tags: Tags::new(),
-        renewed_tags: None,
+        renewed: None,
         response: &parts,
         gathered: Gathered::default(),
         body: &SizeHint::new(),

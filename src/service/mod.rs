@@ -26,6 +26,8 @@ use crate::{
     lookup::{Found, Lookup, Missing},
     reply,
     respond::{Missed, Origin, may_detach},
+    shared::Keyed,
+    tags::Tags,
 };
 pub use refreshable::RefreshableCache;
 pub use replay::ReplayBody;
@@ -102,8 +104,9 @@ where
 struct Source<'a, ReqB> {
     kept: &'a Kept,
     layer: &'a Cells,
-    /// What of a body is in the key, and a body that is made of it.
-    read: fn(&ReqB) -> Bytes,
+    keys: Arc<dyn Keyed>,
+    /// What of a body is in the key, if it can be sent again, and a body that is made of it.
+    read: fn(&ReqB) -> Option<Bytes>,
     make: fn(Bytes) -> ReqB,
 }
 
@@ -167,9 +170,15 @@ where
             (Missing::renewed(&hit.entry), Some((hit, renewal)))
         }
     };
-    let origin = source.map(|source| Origin {
-        again: source.kept.get(source.layer, config, inner, source.make),
-        body: (source.read)(&body),
+    let origin = source.and_then(|source| {
+        let body = (source.read)(&body)?;
+        let kept = source.kept;
+        Some(Origin {
+            again: kept.get(source.layer, &source.keys, config, inner, source.make),
+            keys: source.keys,
+            body,
+            tags: Tags::new(),
+        })
     });
     let mut missed = Missed {
         config: config.clone(),
@@ -177,6 +186,7 @@ where
         request: (parts, body),
         lookup,
         missing,
+        pinned: None,
         renewal: None,
         origin,
         anew,

@@ -72,7 +72,8 @@ where
         let source = Source {
             kept: &self.kept,
             layer: &self.layered.cells,
-            read: |_| Bytes::new(),
+            keys: self.layered.keys.clone(),
+            read: |_| Some(Bytes::new()),
             make: |_| ReqB::default(),
         };
         answer(&self.layered, &self.inner, request, Some(source))

@@ -72,7 +72,12 @@ fn source<'a, B: Body>(
     layered.config.refreshable.then_some(Source {
         kept,
         layer: &layered.cells,
-        read: |body| Bytes::copy_from_slice(body.data()),
+        keys: layered.keys.clone(),
+        read: |body| {
+            // Trailers are in the key too, and are not sent again.
+            let has_trailers = body.trailers().is_some_and(|trailers| !trailers.is_empty());
+            (!has_trailers).then(|| Bytes::copy_from_slice(body.data()))
+        },
         make: |data| ReplayBody::whole(&data),
     })
 }
@@ -154,7 +159,10 @@ where
         let deadline = deadline_in(self.layered.config.waiting.wait_timeout);
         let keys = &self.layered.keys;
         let (parts, body) = &mut self.request;
-        let keyed = if read(body, &keys.body, deadline).await {
+        let is_read = read(body, &keys.body, deadline).await;
+        // It looks from now on.
+        self.lookup.arrival = self.layered.config.shared.purges.arrive();
+        let keyed = if is_read {
             let (data, trailers) = (body.data(), body.trailers());
             self.lookup.put_body(keys, parts, data, trailers)
         } else {

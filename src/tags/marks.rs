@@ -61,10 +61,6 @@ impl Targets {
             || self.any.iter().any(|tag| tags.contains(tag))
             || (!self.all.is_empty() && self.all.iter().all(|tag| tags.contains(tag)))
     }
-
-    fn each(&self) -> impl Iterator<Item = TagHash> {
-        self.any.iter().chain(&*self.all).copied()
-    }
 }
 
 /// How hard a purge is.
@@ -105,20 +101,26 @@ pub(crate) struct Marks {
     pub(super) swept: u64,
     /// Tags of purges that have begun: how many of each.
     held: HashMap<TagHash, usize>,
+    /// Of several tags together.
+    held_joints: Vec<Box<[TagHash]>>,
     /// Tags, and when a fill must begin to be stored.
     held_off: HashMap<TagHash, Instant>,
+    /// Of several tags together.
+    held_off_joints: Vec<(Box<[TagHash]>, Instant)>,
     /// When any fill must begin to be stored.
     all_held_off: Option<Instant>,
 }
 
-/// When a tag was purged last; zero is never.
-#[derive(Debug, Clone, Copy, Default)]
+/// When a tag was purged; an epoch of zero is never.
+#[derive(Debug, Clone, Default)]
 struct Mark {
     hard: u64,
-    soft: u64,
-    /// When it was purged softly first, as far as that is kept in mind: nothing is served stale for longer than it may.
-    since: Option<Instant>,
+    /// The epochs of soft purges, with their times, the oldest first: what was born between two counts from the second.
+    soft: Vec<(u64, Instant)>,
 }
+
+/// The most soft purges of a tag that are told apart.
+const MAX_SOFT: usize = 8;
 
 #[derive(Debug)]
 struct Joint {
@@ -141,23 +143,26 @@ impl Mark {
     fn set(&mut self, force: Force, epoch: u64) {
         match force {
             Force::Hard => self.hard = epoch,
-            Force::Soft(at) => {
-                self.soft = epoch;
-                self.since.get_or_insert(at);
-            }
+            Force::Soft(at) => self.soft.push((epoch, at)),
+        }
+        if self.soft.len() > MAX_SOFT {
+            // What was born before the second counts from the first: it is stale for no longer than it may be.
+            self.soft[1].1 = self.soft[0].1;
+            self.soft.remove(0);
         }
     }
 
     fn newest(&self) -> u64 {
-        self.hard.max(self.soft)
+        let soft = self.soft.last().map_or(0, |(epoch, _)| *epoch);
+        self.hard.max(soft)
     }
 
     fn verdict(&self, born: u64) -> Verdict {
-        match self.since {
-            _ if self.hard > born => Verdict::Purged,
-            Some(since) if self.soft > born => Verdict::Stale(since),
-            _ => Verdict::Current,
+        if self.hard > born {
+            return Verdict::Purged;
         }
+        let after = self.soft.iter().find(|(epoch, _)| *epoch > born);
+        after.map_or(Verdict::Current, |(_, since)| Verdict::Stale(*since))
     }
 }
 
@@ -293,46 +298,65 @@ impl Marks {
 /// What is not to be stored for a while.
 impl Marks {
     pub(super) fn hold(&mut self, targets: &Targets) {
-        for tag in targets.each() {
-            *self.held.entry(tag).or_default() += 1;
+        for tag in &targets.any {
+            *self.held.entry(*tag).or_default() += 1;
+        }
+        if !targets.all.is_empty() {
+            self.held_joints.push(targets.all.clone());
         }
     }
 
     pub(super) fn release(&mut self, targets: &Targets) {
-        for tag in targets.each() {
-            if let Some(count) = self.held.get_mut(&tag) {
+        for tag in &targets.any {
+            if let Some(count) = self.held.get_mut(tag) {
                 *count -= 1;
                 if *count == 0 {
-                    self.held.remove(&tag);
+                    self.held.remove(tag);
                 }
             }
         }
+        let mut joints = self.held_joints.iter();
+        if let Some(at) = joints.position(|joint| *joint == targets.all) {
+            self.held_joints.swap_remove(at);
+        }
     }
 
-    /// Beyond so many tags as there may be marks, everything is held off: too little is stored, never too much.
+    /// Beyond so many as there may be marks, everything is held off: too little is stored, never too much.
     pub(super) fn hold_off(&mut self, targets: &Targets, until: Instant, max: usize) {
-        for tag in targets.each() {
-            let known = self.held_off.entry(tag).or_insert(until);
+        for tag in &targets.any {
+            let known = self.held_off.entry(*tag).or_insert(until);
             *known = until.max(*known);
         }
-        if targets.everything || self.held_off.len() > max {
-            let latest = self.held_off.drain().map(|(_, until)| until).max();
+        if !targets.all.is_empty() {
+            self.held_off_joints.push((targets.all.clone(), until));
+        }
+        let too_many =
+            self.held_off.len() > max || self.held_off_joints.len() > max.min(MAX_JOINTS);
+        if targets.everything || too_many {
+            let tags = self.held_off.drain().map(|(_, until)| until);
+            let joints = self.held_off_joints.drain(..).map(|(_, until)| until);
+            let latest = tags.chain(joints).max();
             self.all_held_off = self.all_held_off.max(latest).max(Some(until));
         }
     }
 
     /// Whether a response with these tags is not to be stored, whose fill began then.
     pub(super) fn holds(&self, began: Instant, tags: &[TagHash]) -> bool {
+        let bear = |joint: &[TagHash]| joint.iter().all(|tag| tags.contains(tag));
         let is_held = |tag| self.held.contains_key(tag);
         let is_held_off = |tag| self.held_off.get(tag).is_some_and(|until| began < *until);
+        let mut off = self.held_off_joints.iter();
         self.all_held_off.is_some_and(|until| began < until)
             || (!self.held.is_empty() && tags.iter().any(is_held))
             || (!self.held_off.is_empty() && tags.iter().any(is_held_off))
+            || self.held_joints.iter().any(|joint| bear(joint))
+            || off.any(|(joint, until)| began < *until && bear(joint))
     }
 
     /// Every fill that is in flight or to come begins at or after this.
     pub(super) fn end_hold_offs(&mut self, began: Instant) {
         self.held_off.retain(|_, until| began < *until);
+        self.held_off_joints.retain(|(_, until)| began < *until);
         self.all_held_off = self.all_held_off.filter(|until| began < *until);
     }
 }

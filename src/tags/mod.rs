@@ -2,11 +2,13 @@
 
 mod clock;
 mod marks;
+mod names;
 mod tag;
 
 pub mod scope;
 
 pub(crate) use clock::{Arrival, Birth, PurgeClock, Stamp};
 pub(crate) use marks::{Force, Targets};
+pub(crate) use names::TagNames;
 pub use scope::CacheScope;
 pub use tag::{Tag, TagFamily, Tagged, Tags};

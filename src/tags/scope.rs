@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Tag, Tags};
+use super::{Tag, TagNames, Tags};
 
 tokio::task_local! {
     /// The scope of the fill that runs in this task. That it is set at all marks code that runs inside a fill.
@@ -34,6 +34,41 @@ tokio::task_local! {
 /// Whether this code runs inside a fill, as far as its task knows.
 pub(crate) fn inside_a_fill() -> bool {
     CURRENT.try_with(|_| ()).is_ok()
+}
+
+/// What one answer says to another that is made of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Within {
+    /// By their names; `None` if they are not known.
+    pub(crate) tags: Option<TagNames>,
+    pub(crate) at_most: Duration,
+    /// It is not to be stored.
+    pub(crate) do_not_store: bool,
+}
+
+impl Within {
+    /// Nothing is known of it.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            tags: None,
+            at_most: Duration::MAX,
+            do_not_store: true,
+        }
+    }
+}
+
+/// Tells the response that is being built, if one is, of one that a cache further in has answered with: it has its tags, and lives no
+/// longer than that one's handler said.
+pub(crate) fn hear(within: &Within) {
+    let _ = CURRENT.try_with(|scope| {
+        scope.ttl_at_most(within.at_most);
+        let tags = within.tags.as_ref().and_then(TagNames::to_tags);
+        match tags.filter(|_| !within.do_not_store) {
+            Some(tags) => scope.tags(tags),
+            None => scope
+                .do_not_store("a cache further in does not store it, or knows not all of its tags"),
+        }
+    });
 }
 
 /// Tags the response that is being built.
