@@ -25,6 +25,13 @@ pub(crate) struct Config {
     pub(crate) refreshable: bool,
 }
 
+impl Config {
+    /// Whether a fill may run in a task of its own.
+    pub(crate) fn may_detach(&self) -> bool {
+        self.fill_mode == FillMode::Detached && tokio::runtime::Handle::try_current().is_ok()
+    }
+}
+
 /// The bounds on what waits.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {

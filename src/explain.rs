@@ -13,7 +13,7 @@ use crate::{
     pinned::Pinned,
     shared::Explain,
     stale::Fallback,
-    status::Reason,
+    status::{Forward, Reason},
 };
 
 impl Explain for Layered<Head> {
@@ -85,6 +85,9 @@ impl<K> Layered<K> {
         into.in_flight = config.shared.flights.waiting_for(&flight);
         into.refused = config.shared.refusals.get(&flight);
         into.decision = match found {
+            Found::Hit(hit) if hit.would_wait(config, &parts.method) => {
+                Decision::Fetch(Forward::Stale)
+            }
             Found::Hit(hit) => match hit.served {
                 Served::Fresh(ttl) => Decision::Hit(ttl),
                 Served::Stale(_, why) => Decision::Stale(why),

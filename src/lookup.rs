@@ -60,9 +60,17 @@ impl Hit {
     /// Claims the attempt to fetch it anew, if this request is the one to make it.
     pub(crate) fn claim(&self, config: &Config, method: &Method) -> Option<Renewal> {
         let waiting = &config.waiting;
-        let may = self.wants_renewal && *method != Method::HEAD;
         let claim = || Renewal::claim(&self.entry, waiting.retry_after, waiting.fill_timeout);
-        may.then(claim).flatten()
+        self.may_renew(method).then(claim).flatten()
+    }
+
+    fn may_renew(&self, method: &Method) -> bool {
+        self.wants_renewal && *method != Method::HEAD
+    }
+
+    /// Whether this request would fetch it anew, and wait for that: where nothing can be done in the background.
+    pub(crate) fn would_wait(&self, config: &Config, method: &Method) -> bool {
+        self.may_renew(method) && !config.may_detach() && self.entry.attempts.are_free()
     }
 }
 

@@ -196,7 +196,7 @@ where
 
     /// Fetches what is stored anew in the background, unless somebody does already, or as many are at it as may be.
     ///
-    /// In a runtime only: see [`may_detach`].
+    /// In a runtime only: see [`Config::may_detach`].
     pub(crate) fn refresh(mut self, renewal: Renewal) {
         self.pin();
         let shared = self.config.shared.clone();
@@ -363,7 +363,7 @@ where
             permit: Some(permit),
         };
         let audience = Audience::of(fallback.is_some());
-        let detached = may_detach(&self.config);
+        let detached = self.config.may_detach();
         let fill = self.into_fill(flight, held, audience);
         // Boxed: the way of a request is long enough as it is, and its parts are all in one future.
         if detached {
@@ -547,9 +547,4 @@ async fn answered<ResB, E>(
             answered
         }
     }
-}
-
-/// Whether a fill may run in a task of its own.
-pub(crate) fn may_detach(config: &Config) -> bool {
-    config.fill_mode == FillMode::Detached && tokio::runtime::Handle::try_current().is_ok()
 }

@@ -30,14 +30,17 @@ struct Known {
 impl Attempts {
     /// Takes the next attempt for itself, for this long at the most. `false` if another is under way, or it is too early.
     pub(crate) fn claim(&self, at_most: Duration) -> bool {
-        let now = Instant::now();
         let mut known = self.lock();
-        let is_free = |until: Option<Instant>| until.is_none_or(|until| until <= now);
-        let may = is_free(known.claimed_until) && !known.is_put_off(now) && !known.is_over;
+        let may = known.is_free(Instant::now());
         if may {
             known.claimed_until = Some(deadline_in(at_most));
         }
         may
+    }
+
+    /// Whether the next attempt could be [claimed](Self::claim).
+    pub(crate) fn are_free(&self) -> bool {
+        self.lock().is_free(Instant::now())
     }
 
     /// The inner service is about to be asked.
@@ -113,6 +116,11 @@ impl Known {
     fn end(&mut self) -> bool {
         self.under_way = self.under_way.saturating_sub(1);
         self.overdue_until.take().is_some()
+    }
+
+    fn is_free(&self, now: Instant) -> bool {
+        let is_claimed = self.claimed_until.is_some_and(|until| now < until);
+        !is_claimed && !self.is_put_off(now) && !self.is_over
     }
 
     /// Nobody waits a second time for an attempt that somebody has waited for in vain.

@@ -25,7 +25,7 @@ use crate::{
     key::Head,
     lookup::{Found, Lookup, Missing},
     reply,
-    respond::{Missed, Origin, may_detach},
+    respond::{Missed, Origin},
     shared::Keyed,
     tags::Tags,
 };
@@ -192,7 +192,7 @@ where
         anew,
     };
     match renewal {
-        Some((hit, renewal)) if may_detach(config) => {
+        Some((hit, renewal)) if config.may_detach() => {
             let method = &missed.request.0.method;
             let response = reply::hit(config, &hit, method, Extensions::new());
             missed.refresh(renewal);
