@@ -282,7 +282,7 @@ impl Errand {
         }
         if response.status == StatusCode::TOO_MANY_REQUESTS {
             // It asks to be left alone.
-            self.held.renewal = None;
+            self.held.put_off();
         }
         self.held.refuse();
     }

@@ -103,6 +103,9 @@ where
     /// If the inner service panics, with the same payload.
     pub(crate) async fn inline(self) -> Answered<ResB, S::Error> {
         let mut errand = self.errand;
+        if let Some(renewal) = &mut errand.held.renewal {
+            renewal.is_one_requesters();
+        }
         let scope = CacheScope::recording();
         let (asked, request) = send(self.request, self.as_asked, &scope, &errand);
         let call = call(self.inner, request, errand.config.clone());
@@ -215,7 +218,7 @@ impl Held {
             return Some((called, true));
         }
         self.permit = None;
-        self.renewal = None;
+        self.put_off();
         self.leader.take().into_iter().for_each(Leader::give_up);
         Some((unless(requester_left, call).await?, false))
     }

@@ -92,8 +92,13 @@ impl Held {
             .is_some_and(|leader| leader.opinion() == Opinion::Second)
     }
 
+    /// What is stored is not renewed.
+    pub(crate) fn put_off(&mut self) {
+        self.renewal.take().into_iter().for_each(Renewal::fail);
+    }
+
     pub(crate) fn fail(&mut self) {
-        self.renewal = None;
+        self.put_off();
         self.leader.take().into_iter().for_each(Leader::fail);
     }
 
@@ -235,7 +240,7 @@ impl Recorder {
     pub(crate) fn overdue(&mut self) {
         self.store = false;
         self.held.permit = None;
-        self.held.renewal = None;
+        self.held.put_off();
         // The next ones need not wait for as long.
         let refusals = &self.config.shared.refusals;
         refusals.remember(&self.keys.flight, Reason::FillTimeout);
@@ -283,7 +288,7 @@ impl Recorder {
         if !cut_short && !call_failed {
             self.held.rest();
         }
-        self.held.renewal = None;
+        self.held.put_off();
         self.told.recording.finish(trailers);
         if cut_short || call_failed {
             self.held.fail();

@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use crate::entry::Entry;
 
 /// One attempt. Dropped before it has [begun](Self::begin), there was none; dropped later, before it is settled, it has failed
-/// and puts the next one off: whatever becomes of it, nobody has to remember to say so.
+/// and puts the next one off: whatever becomes of it, nobody has to remember to say so. Only one that
+/// [ends with its requester](Self::is_one_requesters) has to be said to have failed.
 #[derive(Debug)]
 pub(crate) struct Renewal {
     entry: Arc<Entry>,
     pause: Duration,
     stage: Stage,
+    is_one_requesters: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,7 @@ impl Renewal {
             entry,
             pause,
             stage: Stage::Claimed,
+            is_one_requesters: false,
         };
         renewal.begin()
     }
@@ -38,6 +41,7 @@ impl Renewal {
             entry: entry.clone(),
             pause,
             stage: Stage::Claimed,
+            is_one_requesters: false,
         })
     }
 
@@ -50,6 +54,17 @@ impl Renewal {
         self.stage = Stage::Begun;
         self.entry.attempts.begin();
         self
+    }
+
+    /// It ends with its requester: that one may leave, and that is no failure.
+    pub(crate) fn is_one_requesters(&mut self) {
+        self.is_one_requesters = true;
+    }
+
+    /// The inner service has failed, or is late.
+    pub(crate) fn fail(mut self) {
+        self.stage = Stage::Settled;
+        self.entry.attempts.fail(self.pause);
     }
 
     /// Another response is stored in its place.
@@ -76,6 +91,7 @@ impl Drop for Renewal {
     fn drop(&mut self) {
         match self.stage {
             Stage::Claimed => self.entry.attempts.give_back(),
+            Stage::Begun if self.is_one_requesters => self.entry.attempts.leave(),
             Stage::Begun => self.entry.attempts.fail(self.pause),
             Stage::Settled => {}
         }

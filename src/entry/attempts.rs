@@ -53,6 +53,13 @@ impl Attempts {
         self.lock().end();
     }
 
+    /// One that had begun was broken off, and not by the inner service.
+    pub(crate) fn leave(&self) {
+        let mut known = self.lock();
+        known.end();
+        known.claimed_until = None;
+    }
+
     /// There was no attempt.
     pub(crate) fn give_back(&self) {
         self.lock().claimed_until = None;
