@@ -110,6 +110,7 @@ where
             request: (parts, (self.make_body)(asked.body.clone())),
             lookup,
             missing: Missing::renewed(&entry),
+            outer: None,
             pinned: None,
             renewal: None,
             origin: Some(Origin {

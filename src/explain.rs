@@ -102,8 +102,9 @@ impl<K> Layered<K> {
         let stale = missing.stale.as_ref();
         let pinned = |stale| Pinned::new(&self.config.shared, stale, lookup.arrival);
         let pinned = stale.and_then(pinned).map(Arc::new);
-        let falls_back = pinned
-            .is_some_and(|pinned| Fallback::new(&self.config, &pinned, &Method::GET).is_some());
+        let falls_back = pinned.is_some_and(|pinned| {
+            Fallback::new(&self.config, &pinned, &Method::GET, None).is_some()
+        });
         if let Some(reason) = known.refused.filter(|_| !falls_back) {
             return Decision::SideBySide(reason);
         }

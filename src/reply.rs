@@ -9,7 +9,7 @@ use crate::{
     lookup::{Hit, Served},
     shared::{Told, count},
     status::{CacheStatus, Forward, Reason, ServedStale},
-    tags::scope::{self, Within},
+    tags::{CacheScope, scope::Within},
 };
 
 /// A stored response. These extensions, emptied, are the response's: those of a request that is over have their memory
@@ -19,16 +19,17 @@ pub(crate) fn hit<B>(
     hit: &Hit,
     method: &Method,
     extensions: Extensions,
+    outer: Option<&CacheScope>,
 ) -> Response<ResponseBody<B>> {
     let entry = &*hit.entry;
-    if scope::inside_a_fill() {
-        scope::hear(&Within {
+    if let Some(outer) = outer {
+        outer.hear(&Within {
             tags: Some(entry.tag_names.clone()),
             at_most: entry
                 .head
                 .at_most
                 .saturating_sub(entry.head.resident(hit.now)),
-            do_not_store: false,
+            do_not_store: matches!(hit.served, Served::Stale(..)),
         });
     }
     if let Some(recorded) = &entry.recorded {

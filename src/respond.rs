@@ -28,10 +28,7 @@ use crate::{
     shared::{Answer, Keyed, Shared, Told, count},
     stale::{Fallback, Outcome, or_stale},
     status::{CacheStatus, Reason},
-    tags::{
-        Tags,
-        scope::{self, Within},
-    },
+    tags::{CacheScope, Tags, scope::Within},
 };
 
 /// A request that was looked for and not found, or found stale.
@@ -42,6 +39,8 @@ pub(crate) struct Missed<S, ReqB> {
     pub(crate) request: (request::Parts, ReqB),
     pub(crate) lookup: Lookup,
     pub(crate) missing: Missing,
+    /// The scope of the fill that the request is part of, if it is.
+    pub(crate) outer: Option<CacheScope>,
     /// What is stored and stale, held for as long as it is looked at: whether it was purged meanwhile can be told at the end.
     pub(crate) pinned: Option<Arc<Pinned>>,
     /// The attempt to renew what is stored that this request has claimed.
@@ -99,7 +98,7 @@ where
             return self.side_by_side(flight, reason, deadline).await;
         }
         // Code inside a fill may lead, and never waits: so no two can wait for each other.
-        let inside_a_fill = scope::inside_a_fill();
+        let inside_a_fill = self.outer.is_some();
         let max_waiters = if inside_a_fill {
             0
         } else {
@@ -297,7 +296,8 @@ where
     /// What is stored for this request, if it may be served in need.
     fn fallback(&self) -> Option<Fallback> {
         let pinned = self.pinned.as_ref()?;
-        Fallback::new(&self.config, pinned, &self.request.0.method)
+        let method = &self.request.0.method;
+        Fallback::new(&self.config, pinned, method, self.outer.clone())
     }
 
     /// Holds what is stale, as soon as it is found.
@@ -325,7 +325,8 @@ where
 
     fn hit(self, hit: &Hit) -> Response<ResponseBody<ResB>> {
         let parts = self.request.0;
-        reply::hit(&self.config, hit, &parts.method, parts.extensions)
+        let outer = self.outer.as_ref();
+        reply::hit(&self.config, hit, &parts.method, parts.extensions, outer)
     }
 
     /// Brings the answer for all who wait. The inner service is asked for the whole: what concerns this requester
@@ -338,7 +339,7 @@ where
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let shared = self.config.shared.clone();
         let fallback = self.fallback();
-        let inside_a_fill = scope::inside_a_fill();
+        let inside_a_fill = self.outer.is_some();
         // Inside a fill, whose own place may be the last one, nobody waits for a place; nor who has something to serve.
         let permit = if inside_a_fill || fallback.is_some() {
             shared.try_permit()
@@ -364,19 +365,16 @@ where
         };
         let audience = Audience::of(fallback.is_some());
         let detached = self.config.may_detach();
+        let outer = self.outer.clone();
         let fill = self.into_fill(flight, held, audience);
         // Boxed: the way of a request is long enough as it is, and its parts are all in one future.
         if detached {
-            answered(
-                fallback,
-                deadline,
-                &shared,
-                Box::pin(fill.detached(running)),
-            )
-            .await
+            let fill = Box::pin(fill.detached(running));
+            answered(fallback, deadline, &shared, outer, fill).await
         } else {
             drop(running);
-            answered(fallback, deadline, &shared, Box::pin(fill.inline())).await
+            let fill = Box::pin(fill.inline());
+            answered(fallback, deadline, &shared, outer, fill).await
         }
     }
 
@@ -408,8 +406,10 @@ where
             leader: None,
             permit,
         };
+        let outer = self.outer.clone();
         let fill = self.into_fill(flight, held, Audience::of(fallback.is_some()));
-        answered(fallback, deadline, &shared, Box::pin(fill.inline())).await
+        let fill = Box::pin(fill.inline());
+        answered(fallback, deadline, &shared, outer, fill).await
     }
 
     fn take_renewal(&mut self) -> Option<Renewal> {
@@ -433,6 +433,7 @@ where
         let asked = self.origin.map(|origin| {
             let mut extensions = parts.extensions.clone();
             extensions.remove::<Anew>();
+            extensions.remove::<CacheScope>();
             let asked = Asked {
                 method: parts.method.clone(),
                 uri: parts.uri.clone(),
@@ -460,7 +461,7 @@ where
             asked_for,
             asked,
             anew: self.anew,
-            is_nested: scope::inside_a_fill(),
+            is_nested: self.outer.is_some(),
             known_tags: known_tags.unwrap_or_default(),
             held,
         };
@@ -528,6 +529,7 @@ async fn answered<ResB, E>(
     fallback: Option<Fallback>,
     deadline: Instant,
     shared: &Shared,
+    outer: Option<CacheScope>,
     fill: impl Future<Output = Result<Response<ResponseBody<ResB>>, E>>,
 ) -> Result<Response<ResponseBody<ResB>>, E> {
     let falls_back = fallback.is_some();
@@ -538,7 +540,7 @@ async fn answered<ResB, E>(
             if let Ok(response) = &mut answered
                 && let Some(within) = response.extensions_mut().remove::<Within>()
             {
-                scope::hear(&within);
+                outer.iter().for_each(|outer| outer.hear(&within));
             }
             // The fill has left it to whoever decides which of the two it will be.
             if answered.is_ok() && falls_back {

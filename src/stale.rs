@@ -15,6 +15,7 @@ use crate::{
     pinned::Pinned,
     policy, reply,
     status::Reason,
+    tags::CacheScope,
 };
 
 /// A stored response that is past its lifetime, or soon will be, and the request that it is for.
@@ -23,11 +24,18 @@ pub(crate) struct Fallback {
     config: Arc<Config>,
     pinned: Arc<Pinned>,
     method: Method,
+    /// What the request is part of.
+    outer: Option<CacheScope>,
 }
 
 impl Fallback {
     /// `None` if it may not be served now.
-    pub(crate) fn new(config: &Arc<Config>, pinned: &Arc<Pinned>, method: &Method) -> Option<Self> {
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        pinned: &Arc<Pinned>,
+        method: &Method,
+        outer: Option<CacheScope>,
+    ) -> Option<Self> {
         if pinned.entry().life(Instant::now()) == Life::Over {
             return None;
         }
@@ -35,6 +43,7 @@ impl Fallback {
             config: config.clone(),
             pinned: pinned.clone(),
             method: method.clone(),
+            outer,
         })
     }
 
@@ -66,6 +75,7 @@ impl Fallback {
             &hit,
             &self.method,
             Extensions::new(),
+            self.outer.as_ref(),
         ))
     }
 

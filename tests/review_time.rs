@@ -1052,3 +1052,62 @@ async fn what_an_inner_layer_was_waited_for_bears_its_tags_further_out() {
     let _ = handle.purge(Tag::new("t")).await.unwrap();
     assert_eq!(ask(&outer, get("/")).await.unwrap().text(), "3");
 }
+
+// Invariant 36.
+#[tokio::test(start_paused = true)]
+async fn an_inner_layer_in_another_task_is_heard_of_further_out_too() {
+    let handle = CacheHandle::builder().build();
+    let layer = |ttl| CacheLayer::builder().handle(&handle).ttl(ttl).build();
+    let inner = inside(layer(SECOND * 3600).layer(origin(
+        &Probe::default(),
+        move |nth, _| async move {
+            scope::tag(Tag::new("t"));
+            Ok(ok(nth.to_string()))
+        },
+    )));
+    // As `tower::buffer::Buffer` has it.
+    let spawned = tower::service_fn(move |request| {
+        let asked = tokio::spawn(inner.clone().oneshot(request));
+        async move { asked.await.unwrap() }
+    });
+    let outer = layer(SECOND * 60).layer(spawned);
+    ask(&outer, get("/")).await.unwrap();
+    settled(&handle).await;
+    let _ = handle.purge(Tag::new("t")).await.unwrap();
+    assert_eq!(ask(&outer, get("/")).await.unwrap().text(), "2");
+}
+
+// Invariant 40.
+#[tokio::test(start_paused = true)]
+async fn a_page_made_of_what_a_cache_further_in_serves_stale_is_not_stored_as_fresh() {
+    let handle = CacheHandle::builder().build();
+    let layer = || {
+        CacheLayer::builder()
+            .handle(&handle)
+            .stale_while_revalidate(SECOND * 3600)
+            .build()
+    };
+    let inner = inside(
+        layer().layer(origin(&Probe::default(), move |nth, _| async move {
+            sleep(SECOND).await;
+            scope::tag(Tag::new("t"));
+            Ok(ok(nth.to_string()))
+        })),
+    );
+    let part = inner.clone();
+    let composed = origin(&Probe::default(), move |_, _| {
+        let part = part.clone();
+        async move {
+            let part = ask(&part, get("/part")).await?;
+            Ok(ok(format!("<{}>", part.text())))
+        }
+    });
+    let outer = layer().layer(composed);
+    ask(&inner, get("/part")).await.unwrap();
+    settled(&handle).await;
+    let _ = handle.purge(Tag::new("t")).soft().await.unwrap();
+    assert_eq!(ask(&outer, get("/")).await.unwrap().text(), "<1>");
+    sleep(SECOND * 2).await;
+    settled(&handle).await;
+    assert_eq!(ask(&outer, get("/")).await.unwrap().text(), "<2>");
+}

@@ -27,7 +27,7 @@ use crate::{
     reply,
     respond::{Missed, Origin},
     shared::Keyed,
-    tags::Tags,
+    tags::{Tags, scope},
 };
 pub use refreshable::RefreshableCache;
 pub use replay::ReplayBody;
@@ -156,6 +156,7 @@ where
 {
     let (mut parts, body) = request;
     let anew = Anew::heed(&mut parts.extensions, &config.shared);
+    let outer = scope::enclosing(&parts.extensions);
     let (missing, renewal) = match lookup.look(config, &parts.headers) {
         _ if anew.is_some() => {
             let stored = config.shared.memory.get(&lookup.key);
@@ -164,7 +165,8 @@ where
         Found::Nothing(missing) => (missing, None),
         Found::Hit(hit) => {
             let Some(renewal) = hit.claim(config, &parts.method) else {
-                let response = reply::hit(config, &hit, &parts.method, parts.extensions);
+                let (method, extensions) = (&parts.method, parts.extensions);
+                let response = reply::hit(config, &hit, method, extensions, outer.as_ref());
                 return ResponseFuture::hit(response);
             };
             (Missing::renewed(&hit.entry), Some((hit, renewal)))
@@ -186,6 +188,7 @@ where
         request: (parts, body),
         lookup,
         missing,
+        outer,
         pinned: None,
         renewal: None,
         origin,
@@ -194,7 +197,8 @@ where
     match renewal {
         Some((hit, renewal)) if config.may_detach() => {
             let method = &missed.request.0.method;
-            let response = reply::hit(config, &hit, method, Extensions::new());
+            let outer = missed.outer.as_ref();
+            let response = reply::hit(config, &hit, method, Extensions::new(), outer);
             missed.refresh(renewal);
             return ResponseFuture::hit(response);
         }

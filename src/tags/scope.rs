@@ -24,6 +24,8 @@ use std::{
     time::Duration,
 };
 
+use http::Extensions;
+
 use super::{Tag, TagNames, Tags};
 
 tokio::task_local! {
@@ -57,18 +59,13 @@ impl Within {
     }
 }
 
-/// Tells the response that is being built, if one is, of one that a cache further in has answered with: it has its tags, and lives no
-/// longer than that one's handler said.
-pub(crate) fn hear(within: &Within) {
-    let _ = CURRENT.try_with(|scope| {
-        scope.ttl_at_most(within.at_most);
-        let tags = within.tags.as_ref().and_then(TagNames::to_tags);
-        match tags.filter(|_| !within.do_not_store) {
-            Some(tags) => scope.tags(tags),
-            None => scope
-                .do_not_store("a cache further in does not store it, or knows not all of its tags"),
-        }
-    });
+/// The scope of the fill that a request is part of, if it is: it came through that fill, or is made by code in its task.
+pub(crate) fn enclosing(extensions: &Extensions) -> Option<CacheScope> {
+    let of_the_request = extensions.get::<CacheScope>();
+    let of_the_request = of_the_request.filter(|scope| scope.gathered.is_some());
+    of_the_request
+        .cloned()
+        .or_else(|| CURRENT.try_with(CacheScope::clone).ok())
 }
 
 /// Tags the response that is being built.
@@ -170,6 +167,18 @@ impl Gathered {
 }
 
 impl CacheScope {
+    /// Hears of a response that a cache further in has answered with: what is being built has its tags, and lives no longer than
+    /// that one's handler said.
+    pub(crate) fn hear(&self, within: &Within) {
+        let tags = within.tags.as_ref().and_then(TagNames::to_tags);
+        if let Some(tags) = tags.filter(|_| !within.do_not_store) {
+            self.ttl_at_most(within.at_most);
+            self.tags(tags);
+        } else {
+            self.do_not_store("a cache further in does not store it, or knows not all of its tags");
+        }
+    }
+
     /// The scope of a fill.
     pub(crate) fn recording() -> Self {
         Self {
