@@ -4,7 +4,7 @@ use std::{
     future::{pending, poll_fn},
     panic::resume_unwind,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::atomic::Ordering,
     task::Poll,
 };
 
@@ -18,7 +18,6 @@ use crate::{
     caught::{Panic, caught},
     clock::{before, deadline_in},
     conclude::{Asked, Called, Concluded},
-    config::Config,
     error::{BodyError, BoxError},
     flight::Leader,
     mutant::Mutant,
@@ -108,7 +107,7 @@ where
         }
         let scope = CacheScope::recording();
         let (asked, request) = send(self.request, self.as_asked, &scope, &errand);
-        let call = call(self.inner, request, errand.config.clone());
+        let call = call(self.inner, request, &errand);
         let call = scope::CURRENT.scope(scope.clone(), call);
         let deadline = deadline_in(errand.config.waiting.fill_timeout);
         let Some(called) = errand.held.answer(call, deadline, pending()).await else {
@@ -148,7 +147,7 @@ async fn run<S, ReqB, ResB>(
     ResB::Error: Into<BoxError>,
 {
     let deadline = deadline_in(errand.config.waiting.fill_timeout);
-    let call = call(inner, request, errand.config.clone());
+    let call = call(inner, request, &errand);
     let Some(called) = errand.held.answer(call, deadline, reply.closed()).await else {
         return;
     };
@@ -225,21 +224,28 @@ impl Held {
 }
 
 /// Readies and calls the inner service. The birth is taken before the call: whatever was purged until then, the handler sees.
-async fn call<S, ReqB, ResB>(
+fn call<S, ReqB, ResB>(
     mut inner: S,
     request: Request<ReqB>,
-    config: Arc<Config>,
-) -> Called<ResB, S::Error>
+    errand: &Errand,
+) -> impl Future<Output = Called<ResB, S::Error>> + use<S, ReqB, ResB>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
 {
-    poll_fn(|cx| inner.poll_ready(cx)).await?;
-    let mut in_flight = config.shared.bear();
-    let response = inner.call(request).await?;
-    if config.shared.purges.mutants.has(Mutant::StampAfterHandler) {
-        in_flight = config.shared.bear();
+    let config = errand.config.clone();
+    let told = errand.held.leader.as_ref().and_then(Leader::born);
+    async move {
+        poll_fn(|cx| inner.poll_ready(cx)).await?;
+        let mut in_flight = config.shared.bear();
+        if let Some(told) = told {
+            told.store(in_flight.born(), Ordering::Release);
+        }
+        let response = inner.call(request).await?;
+        if config.shared.purges.mutants.has(Mutant::StampAfterHandler) {
+            in_flight = config.shared.bear();
+        }
+        Ok((in_flight, response))
     }
-    Ok((in_flight, response))
 }
 
 /// Reads the body to its end, at the inner service's pace. What cannot be recorded goes on to the requester as it is.

@@ -8,7 +8,10 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::{sync::watch, time::Instant};
@@ -41,7 +44,11 @@ struct Seat<T> {
     waiters: usize,
     led: bool,
     opinion: Opinion,
+    born: Born,
 }
+
+/// When the call of the newest leader was born, as the purge clock counts. Zero until it is.
+type Born = Arc<AtomicU64>;
 
 /// Whether a failure of this leader is the first that those who wait will hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +137,7 @@ impl<T: Clone> Flights<T> {
             waiters: 0,
             led: true,
             opinion: Opinion::First,
+            born: Born::default(),
         };
         let leader = Leader::of(self, key, &seat);
         shard.insert(key.into(), seat);
@@ -167,6 +175,7 @@ struct Place<T> {
     flights: Arc<Flights<T>>,
     key: Box<[u8]>,
     signal: Arc<watch::Sender<Signal<T>>>,
+    born: Born,
 }
 
 impl<T: Clone> Place<T> {
@@ -175,6 +184,7 @@ impl<T: Clone> Place<T> {
             flights: flights.clone(),
             key: key.into(),
             signal: seat.signal.clone(),
+            born: seat.born.clone(),
         }
     }
 
@@ -213,6 +223,11 @@ impl<T: Clone> Leader<T> {
 
     pub(crate) fn opinion(&self) -> Opinion {
         self.opinion
+    }
+
+    /// Where it is to be told when its call is born. `None` once the flight is over.
+    pub(crate) fn born(&self) -> Option<Born> {
+        self.place.as_ref().map(|place| place.born.clone())
     }
 
     /// Publishes an answer that is still coming in: whoever asks until it is whole has it too.
@@ -258,6 +273,7 @@ impl<T: Clone> Leader<T> {
         place.with_seat(|shard, key| match shard.get_mut(key) {
             Some(seat) if seat.waiters > 0 => {
                 seat.led = false;
+                seat.born.store(0, Ordering::Release);
                 seat.opinion = opinion;
                 // Under the lock: somebody who comes now may take the lead at once, and must not be overwritten.
                 seat.signal.send_replace(Signal::Vacant);
@@ -308,6 +324,12 @@ impl<T: Clone> Follower<T> {
                 None => return Landing::TimedOut,
             }
         }
+    }
+
+    /// When the call was born that it waits for. `None` if it was not yet.
+    pub(crate) fn born(&self) -> Option<u64> {
+        let born = self.place.born.load(Ordering::Acquire);
+        (born > 0).then_some(born)
     }
 
     /// Takes this flight out of the table: its answer is not for those who come from now on. Those who wait for it

@@ -17,7 +17,7 @@ use crate::{
     entry::{AgainCell, Asked, Entry},
     error::BoxError,
     fill::Fill,
-    flight::{Boarding, Landing, Leader},
+    flight::{Boarding, Follower, Landing, Leader},
     key::KeyBytes,
     lookup::{Found, Hit, Lookup, Missing},
     pinned::Pinned,
@@ -119,6 +119,10 @@ where
                 Boarding::Full => return self.squeeze(Reason::TooManyWaiters, deadline).await,
                 Boarding::Follow(follower) => follower,
             };
+            if self.is_too_late_for(&follower) {
+                follower.leave_behind();
+                continue;
+            }
             let landing = follower.wait(deadline).await;
             if let Landing::Answer(Answer::Told(told)) = &landing {
                 if !self.lookup.is_answered_by(told, &self.request.0.headers) {
@@ -142,6 +146,16 @@ where
             return self.landed(landing, flight, fallback, deadline).await;
         }
         self.squeeze(Reason::NotShared, deadline).await
+    }
+
+    /// Whether the call that it would wait for began before a purge after which it came itself: as far as that can be told before
+    /// there is an answer, whose tags nobody knows yet.
+    fn is_too_late_for(&self, follower: &Follower<Answer>) -> bool {
+        let purges = &self.config.shared.purges;
+        let request = [self.lookup.request_hash(&self.config)];
+        follower
+            .born()
+            .is_some_and(|born| !purges.may_share(born, &request, self.lookup.arrival))
     }
 
     /// What it waited for, or, if that is a failure, what it has to fall back on. `None` if it was purged before it came.

@@ -1142,3 +1142,54 @@ async fn in_a_storm_of_transactions_purges_before_the_commit_leave_stale_pages()
     let (_, storm) = storm(Way::PurgeBefore).await;
     assert!(storm.stale.load(Ordering::Relaxed) > 0);
 }
+
+// Invariant 60.
+#[tokio::test]
+async fn what_was_purged_before_it_was_answered_does_not_say_that_it_is_stored() {
+    let shop = Shop::new();
+    let purge = shop.handle.begin_purge(PRODUCT.tag(1));
+    let slow = shop.ask_and_read("/products/1").await;
+    let _ = purge.commit().await.unwrap();
+    let answer = shop.answered(slow).await;
+    assert_eq!(shop.handle.stats().stored, 0);
+    assert!(!answer.cache().is_stored(), "{answer:?}");
+}
+
+// Invariants 28, 37.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_since_before_a_purge_keeps_nobody_waiting_who_comes_after_it() {
+    let shop = Shop::new();
+    let slow = shop.ask_and_read("/products/1").await;
+    let request = get("/products/1").into_parts().0;
+    // Everything, and what is known without an answer: the flight is of no use to whoever comes now.
+    let _ = shop.handle.purge_all().await.unwrap();
+    let _ = shop.handle.purge_request(&request).await.unwrap();
+    let began = tokio::time::Instant::now();
+    for is_hit in [false, true] {
+        let answer = shop.ask("/products/1").await;
+        let waited = began.elapsed();
+        assert!(
+            answer.is_hit() == is_hit && waited.as_secs() == 0,
+            "{waited:?} {answer:?}"
+        );
+    }
+    slow.abort();
+}
+
+// Invariant 36.
+#[tokio::test]
+async fn a_guard_of_several_tags_together_holds_only_what_bears_them_all() {
+    let shop = Shop::new();
+    let purge = shop
+        .handle
+        .begin_purge(Tags::all_of([PRODUCT.tag(1), Tag::new("de")]));
+    for path in ["/products/1?fr", "/products/2?de"] {
+        let answer = shop.ask(path).await;
+        assert_eq!(
+            answer.reason(),
+            None,
+            "{path}: it is not what the purge is of"
+        );
+    }
+    let _ = purge.commit().await.unwrap();
+}
