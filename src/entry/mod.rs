@@ -213,15 +213,23 @@ impl Entry {
 
     /// Whether it may be served now, were it for this request and not purged.
     pub(crate) fn life(&self, now: Instant) -> Life {
-        let grace = &self.head.grace;
         let softly_purged = self.stamp.stale_since();
+        if softly_purged.is_none()
+            && let Some(left) = self.head.fresh_for(now)
+        {
+            return Life::Fresh(left);
+        }
         let stale_for = softly_purged.map(|since| now.saturating_duration_since(since));
-        match stale_for.max(self.head.stale_for(now)) {
-            None => Life::Fresh(self.head.fresh_for(now).unwrap_or_default()),
-            Some(_) if self.attempts.are_over() => Life::Over,
-            Some(by) if by < grace.while_revalidate => Life::StaleWhileRevalidate(by),
-            Some(by) if by < grace.if_error => Life::StaleIfError(by),
-            Some(_) => Life::Over,
+        let by = stale_for.max(self.head.stale_for(now)).unwrap_or_default();
+        let grace = &self.head.grace;
+        if self.attempts.are_over() {
+            Life::Over
+        } else if by < grace.while_revalidate {
+            Life::StaleWhileRevalidate(by)
+        } else if by < grace.if_error {
+            Life::StaleIfError(by)
+        } else {
+            Life::Over
         }
     }
 

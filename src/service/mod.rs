@@ -111,6 +111,7 @@ struct Source<'a, ReqB> {
 }
 
 /// Answers a request whose key is made of its head.
+#[inline]
 fn answer<S, ReqB, ResB>(
     layered: &Layered<Head>,
     inner: &S,
@@ -138,6 +139,7 @@ where
 }
 
 /// The key is made: a hit, or the long way.
+#[inline]
 fn look<S, ReqB, ResB>(
     config: &Arc<Config>,
     inner: &S,
