@@ -2,14 +2,20 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::time::advance;
 use tower::Layer;
-use tower_response_cache::CacheLayer;
+use tower_response_cache::{CacheLayer, TagFamily, Tags};
 
-use common::{Body, Origin, get, ok, send, with};
+use common::{Body, Origin, get, ok, send, status, with};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -95,4 +101,39 @@ fn a_share_is_between_zero_and_one() {
     for share in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
         assert!(CacheLayer::builder().jitter(share).is_err(), "{share}");
     }
+}
+
+// Invariants 22, 36.
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_such_thing_is_kept_until_the_thing_is_made() {
+    const PRODUCT: TagFamily<u64> = TagFamily::new("product");
+    let exists = Arc::new(AtomicBool::new(false));
+    let made = exists.clone();
+    let origin = Origin::new(move |_| {
+        let mut response = if made.load(SeqCst) {
+            ok("product 7")
+        } else {
+            status(StatusCode::NOT_FOUND)
+        };
+        // Of what would be there.
+        response.extensions_mut().insert(Tags::from(PRODUCT.tag(7)));
+        response
+    });
+    let layer = CacheLayer::builder()
+        .status(StatusCode::NOT_FOUND, MINUTE)
+        .unwrap()
+        .build();
+    let cache = layer.layer(origin.clone());
+    for is_hit in [false, true] {
+        let answer = send(&cache, get("/products/7")).await;
+        assert_eq!(
+            (answer.parts.status, answer.is_hit()),
+            (StatusCode::NOT_FOUND, is_hit)
+        );
+    }
+    exists.store(true, SeqCst);
+    assert!(send(&cache, get("/products/7")).await.is_hit());
+    let _ = layer.handle().purge(PRODUCT.tag(7)).await.unwrap();
+    assert_eq!(send(&cache, get("/products/7")).await.text(), "product 7");
+    assert_eq!(origin.calls(), 2);
 }

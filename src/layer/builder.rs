@@ -429,7 +429,8 @@ impl<B, R> CacheLayerBuilder<B, R> {
         Ok(self)
     }
 
-    /// Stores responses of this status too, for this long: that is how "not found" is cached. Defaults to 200 only.
+    /// Stores responses of this status too, for this long: that is how "not found" is cached. Defaults to 200 only. A handler tags
+    /// such an answer with the thing that would be there, so that the purge of whoever makes that thing reaches it.
     ///
     /// # Errors
     ///
