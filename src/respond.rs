@@ -91,12 +91,21 @@ where
             return self.ask_anew(deadline).await;
         }
         let fallback = self.fallback();
-        let mut flight = self.flight();
-        if let Some(reason) = self.config.shared.refusals.get(&flight)
-            && fallback.is_none()
-        {
-            return self.side_by_side(flight, reason, deadline).await;
+        let flight = self.flight();
+        let refused = self.config.shared.refusals.get(&flight);
+        match refused.filter(|_| fallback.is_none()) {
+            Some(reason) => self.side_by_side(flight, reason, deadline).await,
+            None => self.board(flight, fallback, deadline).await,
         }
+    }
+
+    /// Takes a place on the flight of its key: it leads, or waits.
+    async fn board(
+        self,
+        mut flight: KeyBytes,
+        fallback: Option<Fallback>,
+        deadline: Instant,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         // Code inside a fill may lead, and never waits: so no two can wait for each other.
         let inside_a_fill = self.outer.is_some();
         let max_waiters = if inside_a_fill {
