@@ -326,6 +326,24 @@ impl<T: Clone> Follower<T> {
         }
     }
 
+    /// Waits until the flight is over, or nobody leads it, or the deadline has passed. An answer that is only announced is still coming in.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`wait`](Self::wait).
+    pub(crate) async fn wait_for_its_end(&mut self, deadline: Instant) {
+        loop {
+            let is_vacant = matches!(*self.signals.borrow_and_update(), Signal::Vacant);
+            let is_over = self.place.with_seat(|_, _| ()).is_none();
+            if is_vacant || is_over {
+                return;
+            }
+            let Some(Ok(())) = before(deadline, self.signals.changed()).await else {
+                return;
+            };
+        }
+    }
+
     /// When the call was born that it waits for. `None` if it was not yet.
     pub(crate) fn born(&self) -> Option<u64> {
         let born = self.place.born.load(Ordering::Acquire);
@@ -431,6 +449,29 @@ mod tests {
         assert_eq!((flights.len(), flights.waiters()), (1, 0));
         drop(leader);
         assert_eq!(flights.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_end_is_not_content_with_an_announcement() {
+        let flights = Flights::new();
+        let mut leader = lead(&flights);
+        let mut follower = follow(&flights);
+        leader.announce(7);
+        let mut waiting = spawn(async move { follower.wait_for_its_end(soon()).await });
+        assert_pending!(waiting.poll());
+        leader.land(7);
+        assert!(waiting.is_woken());
+        assert_ready!(waiting.poll());
+        drop(waiting);
+
+        let leader = lead(&flights);
+        let mut follower = follow(&flights);
+        let mut waiting = spawn(async move { follower.wait_for_its_end(soon()).await });
+        assert_pending!(waiting.poll());
+        leader.fail();
+        assert_ready!(waiting.poll());
+        drop(waiting);
+        assert_eq!((flights.len(), flights.waiters()), (0, 0));
     }
 
     // Invariant 30.

@@ -270,7 +270,7 @@ where
                 Boarding::Full => return false,
                 // It may have begun before the purge: then it is no use.
                 Boarding::Follow(mut follower) => {
-                    drop(follower.wait(deadline).await);
+                    follower.wait_for_its_end(deadline).await;
                     deadline = deadline_in(self.config.waiting.fill_timeout);
                 }
                 Boarding::Lead(leader) => {
