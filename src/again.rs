@@ -29,31 +29,14 @@ use crate::{
 pub(crate) struct Kept(Arc<OnceLock<Arc<AgainCell>>>);
 
 impl Kept {
-    /// The inner service, to be asked with bodies that are made so.
-    pub(crate) fn get<S, ReqB, ResB>(
+    /// What is kept; made of this, the first time.
+    pub(crate) fn get(
         &self,
         layer: &Cells,
-        keys: &Arc<dyn Keyed>,
-        config: &Arc<Config>,
-        inner: &S,
-        make_body: fn(Bytes) -> ReqB,
-    ) -> Arc<AgainCell>
-    where
-        S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Send + 'static,
-        ReqB: Send + 'static,
-        ResB: Body + Send + 'static,
-        ResB::Data: Send,
-        ResB::Error: Into<BoxError>,
-    {
+        again: impl FnOnce() -> Arc<dyn Again>,
+    ) -> Arc<AgainCell> {
         let kept = self.0.get_or_init(|| {
-            let cell = Arc::new(AgainCell::new(Arc::new(Inner {
-                config: config.clone(),
-                keys: keys.clone(),
-                inner: Mutex::new(inner.clone()),
-                make_body,
-            })));
+            let cell = Arc::new(AgainCell::new(again()));
             layer.add(&cell);
             cell
         });
@@ -61,12 +44,29 @@ impl Kept {
     }
 }
 
-struct Inner<S, ReqB> {
+/// An inner service, to be asked with bodies that are made so.
+pub(crate) struct Inner<S, ReqB> {
     config: Arc<Config>,
     keys: Arc<dyn Keyed>,
     /// Locked to be cloned, no longer: it need not be `Sync`.
     inner: Mutex<S>,
     make_body: fn(Bytes) -> ReqB,
+}
+
+impl<S: Clone, ReqB> Inner<S, ReqB> {
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        keys: &Arc<dyn Keyed>,
+        inner: &S,
+        make_body: fn(Bytes) -> ReqB,
+    ) -> Self {
+        Self {
+            config: config.clone(),
+            keys: keys.clone(),
+            inner: Mutex::new(inner.clone()),
+            make_body,
+        }
+    }
 }
 
 impl<S, ReqB> fmt::Debug for Inner<S, ReqB> {

@@ -23,7 +23,7 @@ use crate::{
     mutant::Mutant,
     recorder::{Errand, Held, Record, Recorder},
     shared::Running,
-    tags::{CacheScope, scope},
+    tags::{CacheScope, Tags, scope},
 };
 
 /// A call of the inner service whose answer may be stored.
@@ -186,12 +186,11 @@ fn send<ReqB>(
     let (mut parts, body) = request;
     let mut tags = errand.known_tags.clone();
     if let Some(make) = &errand.config.policy.request_tags {
-        let known = tags.clone();
-        tags.extend(
-            make(&parts)
-                .into_iter()
-                .filter(|tag| !known.iter().any(|other| other == tag)),
-        );
+        let made = make(&parts).into_iter();
+        let more: Tags = made
+            .filter(|tag| !tags.iter().any(|known| known == tag))
+            .collect();
+        tags.extend(more);
     }
     let headers = parts.headers.clone();
     parts.extensions.insert(scope.clone());

@@ -205,13 +205,8 @@ where
             (Landing::Answer(_), None) => {
                 self.side_by_side(flight, Reason::NotShared, deadline).await
             }
-            (Landing::Over, None) => {
-                // The calls before this one failed: not everybody at once.
-                match self.config.shared.permit(deadline).await {
-                    Some(permit) => self.alone(flight, Some(permit), deadline).await,
-                    None => Ok(self.unavailable(Reason::TooManyFills)),
-                }
-            }
+            // The calls before this one failed: not everybody at once.
+            (Landing::Over, None) => self.alone_in_its_turn(flight, deadline).await,
             (Landing::TimedOut, None) => self.squeeze(Reason::WaitTimeout, deadline).await,
         }
     }
@@ -303,10 +298,7 @@ where
         let flights = &self.config.shared.flights;
         match flights.board(&flight, 0, || None::<Hit>) {
             Boarding::Lead(leader) => self.lead(flight, leader, deadline).await,
-            _ => match self.config.shared.permit(deadline).await {
-                Some(permit) => self.alone(flight, Some(permit), deadline).await,
-                None => Ok(self.unavailable(Reason::TooManyFills)),
-            },
+            _ => self.alone_in_its_turn(flight, deadline).await,
         }
     }
 
@@ -435,6 +427,18 @@ where
         answered(fallback, deadline, &shared, outer, fill).await
     }
 
+    /// As [`alone`](Self::alone), in a place among the fills, if there is one in time.
+    async fn alone_in_its_turn(
+        self,
+        flight: KeyBytes,
+        deadline: Instant,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        match self.config.shared.permit(deadline).await {
+            Some(permit) => self.alone(flight, Some(permit), deadline).await,
+            None => Ok(self.unavailable(Reason::TooManyFills)),
+        }
+    }
+
     fn take_renewal(&mut self) -> Option<Renewal> {
         let pause = self.config.waiting.retry_after;
         let stale = self.missing.stale.as_ref();
@@ -449,11 +453,9 @@ where
         let parts = &mut self.request.0;
         let pinned = self.pinned.filter(|_| held.renewal.is_some());
         let asked_for = pinned.filter(|pinned| policy::ask_conditionally(parts, pinned.entry()));
-        let known_tags = self
-            .origin
-            .as_mut()
-            .map(|origin| std::mem::take(&mut origin.tags));
+        let mut known_tags = Tags::new();
         let asked = self.origin.map(|origin| {
+            known_tags = origin.tags;
             let mut extensions = parts.extensions.clone();
             extensions.remove::<Anew>();
             extensions.remove::<CacheScope>();
@@ -485,7 +487,7 @@ where
             asked,
             anew: self.anew,
             is_nested: self.outer.is_some(),
-            known_tags: known_tags.unwrap_or_default(),
+            known_tags,
             held,
         };
         Fill {

@@ -138,9 +138,9 @@ impl Recorded {
         }
     }
 
-    /// The request, to be asked again. `None` once its layer is gone.
+    /// The request, to be asked again, and what else is known of it. `None` once its layer is gone.
     pub(crate) fn request(&self) -> Option<(request::Parts, Asked)> {
-        let asked = self.lock().clone()?;
+        let mut asked = self.lock().clone()?;
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = asked.method.clone();
         parts.uri = asked.uri.clone();
@@ -149,7 +149,7 @@ impl Recorded {
         for (name, value) in &self.headers {
             parts.headers.append(name.clone(), value.clone());
         }
-        parts.extensions = asked.extensions.clone();
+        parts.extensions = std::mem::take(&mut asked.extensions);
         Some((parts, asked))
     }
 

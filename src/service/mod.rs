@@ -5,6 +5,7 @@ mod replay;
 mod with_body;
 
 use std::{
+    fmt,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -15,11 +16,11 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    again::Kept,
+    again::{self, Kept},
     anew::Anew,
     body::ResponseBody,
     config::{Config, Layered},
-    entry::Cells,
+    entry::Again,
     error::BoxError,
     future::ResponseFuture,
     key::Head,
@@ -96,18 +97,33 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        answer(&self.layered, &self.inner, request, None)
+        answer(&self.layered, &self.inner, request, |_| None)
     }
 }
 
-/// Where a request can be asked again, if its layer is to know.
-struct Source<'a, ReqB> {
-    kept: &'a Kept,
-    layer: &'a Cells,
-    keys: Arc<dyn Keyed>,
-    /// What of a body is in the key, if it can be sent again, and a body that is made of it.
-    read: fn(&ReqB) -> Option<Bytes>,
-    make: fn(Bytes) -> ReqB,
+/// What a request can be asked again with, if its layer is to know. A hit needs none.
+fn origin<K, S, ReqB>(
+    layered: &Layered<K>,
+    kept: &Kept,
+    inner: &S,
+    body: Bytes,
+    make_body: fn(Bytes) -> ReqB,
+) -> Origin
+where
+    K: Send + Sync + fmt::Debug + 'static,
+    again::Inner<S, ReqB>: Again + 'static,
+    S: Clone,
+{
+    let keys: Arc<dyn Keyed> = layered.keys.clone();
+    let again = kept.get(&layered.cells, || {
+        Arc::new(again::Inner::new(&layered.config, &keys, inner, make_body))
+    });
+    Origin {
+        again,
+        keys,
+        body,
+        tags: Tags::new(),
+    }
 }
 
 /// Answers a request whose key is made of its head.
@@ -116,7 +132,7 @@ fn answer<S, ReqB, ResB>(
     layered: &Layered<Head>,
     inner: &S,
     request: Request<ReqB>,
-    source: Option<Source<'_, ReqB>>,
+    origin: impl FnOnce(&ReqB) -> Option<Origin>,
 ) -> ResponseFuture<S, ReqB, ResB>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
@@ -135,7 +151,7 @@ where
         let request = Request::from_parts(parts, body);
         return ResponseFuture::pass(inner.clone(), request, config.clone(), reason);
     }
-    look(config, inner, (parts, body), lookup, source)
+    look(config, inner, (parts, body), lookup, origin)
 }
 
 /// The key is made: a hit, or the long way.
@@ -145,7 +161,7 @@ fn look<S, ReqB, ResB>(
     inner: &S,
     request: (request::Parts, ReqB),
     lookup: Lookup,
-    source: Option<Source<'_, ReqB>>,
+    origin: impl FnOnce(&ReqB) -> Option<Origin>,
 ) -> ResponseFuture<S, ReqB, ResB>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
@@ -174,16 +190,7 @@ where
             (Missing::renewed(&hit.entry), Some((hit, renewal)))
         }
     };
-    let origin = source.and_then(|source| {
-        let body = (source.read)(&body)?;
-        let kept = source.kept;
-        Some(Origin {
-            again: kept.get(source.layer, &source.keys, config, inner, source.make),
-            keys: source.keys,
-            body,
-            tags: Tags::new(),
-        })
-    });
+    let origin = origin(&body);
     let mut missed = Missed {
         config: config.clone(),
         inner: inner.clone(),

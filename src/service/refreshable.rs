@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::{Source, answer};
+use super::{answer, origin};
 use crate::{
     again::Kept, body::ResponseBody, config::Layered, error::BoxError, future::ResponseFuture,
     key::Head,
@@ -69,13 +69,14 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let source = Source {
-            kept: &self.kept,
-            layer: &self.layered.cells,
-            keys: self.layered.keys.clone(),
-            read: |_| Some(Bytes::new()),
-            make: |_| ReqB::default(),
-        };
-        answer(&self.layered, &self.inner, request, Some(source))
+        let Self {
+            inner,
+            layered,
+            kept,
+        } = self;
+        answer(layered, inner, request, |_| {
+            let body = Bytes::new();
+            Some(origin(layered, kept, inner, body, |_| ReqB::default()))
+        })
     }
 }

@@ -13,17 +13,19 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{Source, look, replay::ReplayBody};
+use super::{look, origin, replay::ReplayBody};
 use crate::{
-    again::Kept,
+    again::{self, Kept},
     body::ResponseBody,
     clock::{before, deadline_in},
     config::Layered,
+    entry::Again,
     error::BoxError,
     future::ResponseFuture,
     grpc::Messages,
     key,
     lookup::Lookup,
+    respond::Origin,
     status::Reason,
 };
 
@@ -64,22 +66,25 @@ impl<S> BodyCache<S> {
     }
 }
 
-/// What was read of a body can be sent again, if the layer is to be able to.
-fn source<'a, B: Body>(
-    layered: &'a Layered<key::Body>,
-    kept: &'a Kept,
-) -> Option<Source<'a, ReplayBody<B>>> {
-    layered.config.refreshable.then_some(Source {
-        kept,
-        layer: &layered.cells,
-        keys: layered.keys.clone(),
-        read: |body| {
-            // Trailers are in the key too, and are not sent again.
-            let has_trailers = body.trailers().is_some_and(|trailers| !trailers.is_empty());
-            (!has_trailers).then(|| Bytes::copy_from_slice(body.data()))
-        },
-        make: |data| ReplayBody::whole(&data),
-    })
+/// What was read of a body can be sent again, if the layer is to be able to; not its trailers, which are in the key too.
+fn repeatable<S, ReqB: Body>(
+    layered: &Layered<key::Body>,
+    kept: &Kept,
+    inner: &S,
+    body: &ReplayBody<ReqB>,
+) -> Option<Origin>
+where
+    again::Inner<S, ReplayBody<ReqB>>: Again + 'static,
+    S: Clone,
+{
+    let has_trailers = body.trailers().is_some_and(|trailers| !trailers.is_empty());
+    if !layered.config.refreshable || has_trailers {
+        return None;
+    }
+    let data = Bytes::copy_from_slice(body.data());
+    Some(origin(layered, kept, inner, data, |data| {
+        ReplayBody::whole(&data)
+    }))
 }
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for BodyCache<S>
@@ -116,8 +121,9 @@ where
             return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
         }
         if is_empty {
-            let source = source(&self.layered, &self.kept);
-            return look(config, &self.inner, (parts, body), lookup, source);
+            let (layered, kept, inner) = (&self.layered, &self.kept, &self.inner);
+            let origin = |body: &_| repeatable(layered, kept, inner, body);
+            return look(config, inner, (parts, body), lookup, origin);
         }
         let asked = Asked {
             layered: self.layered.clone(),
@@ -170,9 +176,9 @@ where
         };
         match keyed {
             Ok(()) => {
-                let config = &self.layered.config;
-                let source = source(&self.layered, &self.kept);
-                look(config, &self.inner, self.request, self.lookup, source).await
+                let (layered, kept, inner) = (&self.layered, &self.kept, &self.inner);
+                let origin = |body: &_| repeatable(layered, kept, inner, body);
+                look(&layered.config, inner, self.request, self.lookup, origin).await
             }
             Err(reason) => self.pass(reason).await,
         }
