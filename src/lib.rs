@@ -120,7 +120,7 @@ pub use key::Key;
 pub use layer::{
     BodyCacheLayer, CacheLayer, CacheLayerBuilder, Once, Refreshable, RefreshableLayer,
 };
-pub use policy::TagHeader;
+pub use policy::{Credentials, RequestDirectives, ResponseDirectives, SetCookie, TagHeader};
 pub use purge::{Purge, PurgeGuard, Purged};
 pub use service::{BodyCache, Cache, RefreshableCache, ReplayBody};
 pub use status::{CacheStatus, Forward, Reason};

@@ -38,7 +38,7 @@ pub struct CacheLayerBuilder<B = Head, R = Once> {
     handle: Option<CacheHandle>,
     name: Option<String>,
     key: Key<B>,
-    policy: Policy,
+    pub(super) policy: Policy,
     waiting: Waiting,
     fill_mode: FillMode,
     report: Report,
@@ -665,7 +665,7 @@ impl<B, R> CacheLayerBuilder<B, R> {
 }
 
 /// A share of a whole, as the policy has it.
-fn thousandths(share: f64) -> Result<u32, BuildError> {
+pub(super) fn thousandths(share: f64) -> Result<u32, BuildError> {
     if !(0.0..=1.0).contains(&share) {
         return Err(BuildError::new(
             "a share of a lifetime is between 0 and 1",

@@ -1,6 +1,7 @@
 //! The layer, and how it is built.
 
 mod builder;
+mod standards;
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,6 +61,20 @@ impl CacheLayer {
     #[must_use]
     pub fn new(ttl: Duration) -> Self {
         Self::builder().ttl(ttl).build()
+    }
+
+    /// A shared cache after RFC 9111, which can stand in front of any origin. See
+    /// [`CacheLayerBuilder::rfc9111`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::rfc9111();
+    /// # let _ = cache;
+    /// ```
+    #[must_use]
+    pub fn rfc9111() -> Self {
+        Self::builder().rfc9111().build()
     }
 
     /// Builds a layer.

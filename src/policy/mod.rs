@@ -1,6 +1,7 @@
 //! What the cache may do with a request and with a response. Pure: parts in, a decision out.
 
 mod cache_control;
+mod directives;
 mod judge;
 mod tag_header;
 
@@ -14,6 +15,7 @@ use crate::{
     status::Reason,
     tags::Tags,
 };
+pub use directives::{Credentials, RequestDirectives, ResponseDirectives, SetCookie};
 pub(crate) use judge::{Candidate, Plan, Verdict, is_failure};
 pub use tag_header::TagHeader;
 
@@ -39,6 +41,29 @@ pub(crate) struct Policy {
     pub(crate) request_tags: Option<RequestTags>,
     /// The methods that are answered where the key reads the body.
     pub(crate) methods: Vec<Method>,
+    pub(crate) request_directives: RequestDirectives,
+    pub(crate) response_directives: ResponseDirectives,
+    pub(crate) credentials: Credentials,
+    pub(crate) set_cookie: SetCookie,
+    pub(crate) heuristics: Heuristics,
+    /// The fields that speak to this cache in particular, in the order in which they count.
+    pub(crate) targets: Vec<HeaderName>,
+    pub(crate) stale_despite_s_maxage: bool,
+    pub(crate) cache_groups: bool,
+    pub(crate) no_vary_search: bool,
+    /// Whether a request for a part makes the cache fetch the whole.
+    pub(crate) whole_for_ranges: bool,
+    /// Whether answers to unsafe methods purge what they have changed.
+    pub(crate) invalidation: bool,
+    pub(crate) etag_from_body: bool,
+    pub(crate) max_variants: usize,
+}
+
+/// How long what says nothing of its lifetime is fresh, by how long it has not been modified.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Heuristics {
+    pub(crate) thousandths: u32,
+    pub(crate) at_most: Duration,
 }
 
 pub(crate) type TtlBy = Arc<dyn Fn(&response::Parts) -> Option<Duration> + Send + Sync>;
@@ -61,6 +86,19 @@ impl Default for Policy {
             tag_headers: Vec::new(),
             request_tags: None,
             methods: vec![Method::GET, Method::HEAD],
+            request_directives: RequestDirectives::default(),
+            response_directives: ResponseDirectives::default(),
+            credentials: Credentials::default(),
+            set_cookie: SetCookie::default(),
+            heuristics: Heuristics::default(),
+            targets: Vec::new(),
+            stale_despite_s_maxage: false,
+            cache_groups: false,
+            no_vary_search: false,
+            whole_for_ranges: true,
+            invalidation: true,
+            etag_from_body: false,
+            max_variants: 12,
         }
     }
 }

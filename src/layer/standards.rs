@@ -1,0 +1,252 @@
+//! How a layer becomes a shared cache by the book, and each of the choices that this is made of.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::builder::{CacheLayerBuilder, thousandths};
+use crate::{
+    error::BuildError,
+    policy::{Credentials, Heuristics, RequestDirectives, ResponseDirectives, SetCookie},
+};
+
+impl<B, R> CacheLayerBuilder<B, R> {
+    /// A shared cache after RFC 9111, which can stand in front of any origin: requests and responses decide, and `ttl` is only for
+    /// what says nothing of its lifetime, none unless it is set after this.
+    ///
+    /// It is a choice of these, each of which can be made otherwise afterwards: [`request_directives`](Self::request_directives),
+    /// [`response_directives`](Self::response_directives), [`heuristic_freshness`](Self::heuristic_freshness) (a tenth, a day at
+    /// the most), [`credentials`](Self::credentials), [`cache_groups`](Self::cache_groups),
+    /// [`no_vary_search`](Self::no_vary_search), [`whole_for_ranges`](Self::whole_for_ranges) (off).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, SetCookie};
+    ///
+    /// let cache = CacheLayer::builder().rfc9111().set_cookie(SetCookie::Store).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn rfc9111(mut self) -> Self {
+        let policy = &mut self.policy;
+        policy.ttl = Duration::ZERO;
+        policy.request_directives = RequestDirectives::Honour;
+        policy.response_directives = ResponseDirectives::Honour;
+        policy.credentials = Credentials::IfPermitted;
+        policy.heuristics = Heuristics {
+            thousandths: 100,
+            at_most: Duration::from_secs(24 * 60 * 60),
+        };
+        policy.cache_groups = true;
+        policy.no_vary_search = true;
+        policy.whole_for_ranges = false;
+        self
+    }
+
+    /// Whether a request's `Cache-Control` is heeded. Defaults to [`RequestDirectives::Ignore`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, RequestDirectives};
+    ///
+    /// let cache = CacheLayer::builder().rfc9111().request_directives(RequestDirectives::Ignore).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn request_directives(mut self, directives: RequestDirectives) -> Self {
+        self.policy.request_directives = directives;
+        self
+    }
+
+    /// Whether responses decide themselves if they are stored, and for how long. Defaults to
+    /// [`ResponseDirectives::PolicyFirst`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, ResponseDirectives};
+    ///
+    /// let cache = CacheLayer::builder().response_directives(ResponseDirectives::Honour).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn response_directives(mut self, directives: ResponseDirectives) -> Self {
+        self.policy.response_directives = directives;
+        self
+    }
+
+    /// What becomes of requests that say who asks in what is not in the key. Defaults to [`Credentials::PassBy`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, Credentials};
+    ///
+    /// let cache = CacheLayer::builder().credentials(Credentials::IfPermitted).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.policy.credentials = credentials;
+        self
+    }
+
+    /// What becomes of responses that set a cookie. Defaults to [`SetCookie::Refuse`], also by the book.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, SetCookie};
+    ///
+    /// let cache = CacheLayer::builder().set_cookie(SetCookie::Strip).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn set_cookie(mut self, set_cookie: SetCookie) -> Self {
+        self.policy.set_cookie = set_cookie;
+        self
+    }
+
+    /// Where responses decide: one that says nothing of its lifetime is fresh for this share of the time since it was last modified
+    /// (RFC 9111 §4.2.2), for so long at the most. Defaults to nothing, and by the book to a tenth, a day at the most.
+    ///
+    /// # Errors
+    ///
+    /// A share that is not between 0 and 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_response_cache::CacheLayer;
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let cache = CacheLayer::builder().rfc9111().heuristic_freshness(0.05, Duration::from_secs(3600))?.build();
+    /// # let _ = cache;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn heuristic_freshness(
+        mut self,
+        share: f64,
+        at_most: Duration,
+    ) -> Result<Self, BuildError> {
+        self.policy.heuristics = Heuristics {
+            thousandths: thousandths(share)?,
+            at_most,
+        };
+        Ok(self)
+    }
+
+    /// Where responses decide: the fields that speak to this cache in particular (RFC 9213), the first of which that is there and
+    /// can be read counts instead of `Cache-Control` and `Expires`. They go on to the client as they are. Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use tower_response_cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::builder().rfc9111().targets([HeaderName::from_static("cdn-cache-control")]).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn targets(mut self, targets: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.policy.targets = targets.into_iter().collect();
+        self
+    }
+
+    /// Where responses decide: whether `stale-while-revalidate` and `stale-if-error` count beside `s-maxage`, which forbids what is stale
+    /// (RFC 9111 §5.2.2.10). Defaults to no.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().rfc9111().stale_despite_s_maxage(true).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn stale_despite_s_maxage(mut self, despite: bool) -> Self {
+        self.policy.stale_despite_s_maxage = despite;
+        self
+    }
+
+    /// Whether responses are purged by the groups that they name: `Cache-Groups` on a response, and `Cache-Group-Invalidation` on the
+    /// answer to a request that changes something, on the same origin (RFC 9875). Defaults to no, and by the book to yes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().cache_groups(true).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn cache_groups(mut self, heeded: bool) -> Self {
+        self.policy.cache_groups = heeded;
+        self
+    }
+
+    /// Whether a response may say which parameters of the query it does not depend on (`No-Vary-Search`), for all of its path.
+    /// Defaults to no, and by the book to yes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().no_vary_search(true).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn no_vary_search(mut self, heeded: bool) -> Self {
+        self.policy.no_vary_search = heeded;
+        self
+    }
+
+    /// Whether a request for a part of what is not stored makes the cache fetch all of it. Otherwise it goes on as it is, and its answer
+    /// is not stored. Defaults to yes, and by the book to no.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().rfc9111().whole_for_ranges(true).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn whole_for_ranges(mut self, fetched: bool) -> Self {
+        self.policy.whole_for_ranges = fetched;
+        self
+    }
+
+    /// Whether a successful answer to a request that changes something (any method that is not known to be safe) purges what is stored
+    /// for its target, and for what `Location` and `Content-Location` name on the same origin (RFC 9111 §4.4). Defaults to yes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().invalidation(false).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn invalidation(mut self, heeded: bool) -> Self {
+        self.policy.invalidation = heeded;
+        self
+    }
+
+    /// Gives a stored response an `ETag` made of its body, if it has none: clients may then ask whether it has changed, and are told in
+    /// a few bytes that it has not. The first answer, which is sent while it comes in, has none yet. Defaults to no.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().etag_from_body(true).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn etag_from_body(mut self, made: bool) -> Self {
+        self.policy.etag_from_body = made;
+        self
+    }
+
+    /// How many variants of a response (`Vary`) are kept side by side; beyond them, the oldest leaves. Defaults to 12; none
+    /// is as one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().max_variants(4).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn max_variants(mut self, variants: usize) -> Self {
+        self.policy.max_variants = variants.max(1);
+        self
+    }
+}
