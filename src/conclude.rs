@@ -1,5 +1,7 @@
 //! What becomes of the inner service's answer when its head is known.
 
+use std::time::SystemTime;
+
 use http::{HeaderMap, Response, StatusCode, response};
 use http_body::{Body, SizeHint};
 use tokio::time::Instant;
@@ -15,7 +17,7 @@ use crate::{
     recording::Recording,
     renewal::Renewal,
     reply,
-    shared::{InFlight, count},
+    shared::{self, InFlight, count},
     status::{CacheStatus, Reason},
     tags::{CacheScope, TagNames, Tags, scope::Within},
 };
@@ -24,10 +26,14 @@ use crate::{
 pub(crate) type Called<B, E> = Result<(InFlight, Response<B>), E>;
 
 /// What is known of the request once it has gone to the inner service.
-pub(crate) struct Asked {
+pub(crate) struct Sent {
+    /// When it was sent.
+    pub(crate) at: Instant,
     pub(crate) headers: HeaderMap,
     pub(crate) as_asked: Option<HeaderMap>,
     pub(crate) tags: Tags,
+    /// The host that it is for.
+    pub(crate) origin: Option<String>,
 }
 
 /// What became of a call.
@@ -47,7 +53,7 @@ impl Errand {
     pub(crate) fn conclude<B: Body, E>(
         mut self,
         (called, in_time): (Result<Called<B, E>, Panic>, bool),
-        asked: Asked,
+        asked: Sent,
         scope: CacheScope,
     ) -> Concluded<B, E> {
         match called {
@@ -68,7 +74,7 @@ impl Errand {
 
     fn judge<B: Body, E>(
         mut self,
-        asked: Asked,
+        asked: Sent,
         scope: CacheScope,
         in_flight: InFlight,
         response: Response<B>,
@@ -101,6 +107,9 @@ impl Errand {
                 return Concluded::Passed(self.passed(response, reason));
             }
         };
+        if plan.alone {
+            self.set_apart();
+        }
         self.config.policy.strip(&mut parts.headers);
         let (head, recorder) = self.recorded(&asked, scope, in_flight, (plan, reason), parts, hint);
         Concluded::Recorded {
@@ -113,7 +122,7 @@ impl Errand {
     /// The answer's head as its requester gets it, and what records its body.
     fn recorded(
         mut self,
-        request: &Asked,
+        request: &Sent,
         scope: CacheScope,
         in_flight: InFlight,
         (plan, reason): (Plan, Option<Reason>),
@@ -163,12 +172,13 @@ impl Errand {
     /// it (RFC 9111 §4.3.4). Its requester, and those who wait, get the whole of it.
     fn not_modified<B, E>(
         mut self,
-        asked: Asked,
+        asked: Sent,
         scope: CacheScope,
         in_flight: InFlight,
         pinned: &Pinned,
         not_modified: response::Parts,
     ) -> Concluded<B, E> {
+        self.is_not_modified = true;
         let stored = pinned.entry();
         let is_same = stored.head.is_named_by(&not_modified.headers);
         let mut parts = stored.head.updated_by(not_modified);
@@ -196,8 +206,17 @@ impl Errand {
             _ => Err(Reason::Status),
         };
         let planned = match planned {
-            Ok(planned) => planned,
+            Ok(planned) => {
+                if planned.0.alone {
+                    self.set_apart();
+                }
+                planned
+            }
             Err(reason) => {
+                if !is_same {
+                    // RFC 9111 §4.3.4: it speaks of another. The next one is asked for as a whole.
+                    self.end_what_is_stored();
+                }
                 self.held.hand_over();
                 let mut head = self.labelled(Response::from_parts(parts, ()), Some(reason));
                 if self.is_nested {
@@ -215,6 +234,16 @@ impl Errand {
         Concluded::Passed(head.map(|()| ResponseBody::followed(reader)))
     }
 
+    /// Nobody else gets the answer before it was validated: who waits for it asks for itself.
+    fn set_apart(&mut self) {
+        let refusals = &self.config.shared.refusals;
+        refusals.remember(&self.keys.flight, Reason::NoLifetime);
+        let leader = self.held.leader.take();
+        leader
+            .into_iter()
+            .for_each(|leader| leader.land(shared::Answer::Refused));
+    }
+
     fn panicked<B, E>(mut self, panic: Panic) -> Concluded<B, E> {
         self.held.fail();
         Concluded::Panicked(panic)
@@ -223,7 +252,7 @@ impl Errand {
     /// What is to become of a response. The application has a say in it, and may panic.
     fn verdict(
         &self,
-        asked: &Asked,
+        asked: &Sent,
         scope: &CacheScope,
         response: &response::Parts,
         body: &SizeHint,
@@ -240,15 +269,19 @@ impl Errand {
             gathered: scope.close(),
             body,
             received: Instant::now(),
+            at: SystemTime::now(),
+            delay: asked.at.elapsed(),
+            is_renewal: self.held.renewal.is_some(),
+            origin: asked.origin.clone(),
         };
         catch(|| self.config.policy.judge(candidate))
     }
 
-    /// What is marked when the response is purged: its tags, and its request.
+    /// What is marked when the response is purged: its tags, its request, and the target of that.
     fn hashes(&self, plan: &Plan) -> Box<[u64]> {
         let purges = &self.config.shared.purges;
         let tags = plan.tags.iter().map(|tag| purges.hash_tag(tag));
-        tags.chain([self.keys.request]).collect()
+        tags.chain([self.keys.request, self.keys.target]).collect()
     }
 
     /// Why it is known already that the answer will not be stored.
@@ -264,6 +297,8 @@ impl Errand {
     /// The answer's head as its requester gets it.
     fn labelled(&self, mut head: Response<()>, reason: Option<Reason>) -> Response<()> {
         let mut status = CacheStatus::forwarded(self.forward, reason);
+        // RFC 9211 §2.3: where it is not what is sent.
+        status.forward_status = self.is_not_modified.then_some(StatusCode::NOT_MODIFIED);
         status.stored = reason.is_none();
         self.config.report.label(&mut head, status);
         self.count_answer();

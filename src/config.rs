@@ -7,7 +7,7 @@ use http::{HeaderValue, Response, request};
 use crate::{
     entry::Cells,
     key::{Identity, KeyBytes, KeyPrefix, Selection},
-    policy::Policy,
+    policy::{Credentials, Policy},
     shared::{Keyed, Shared},
     status::{CacheStatus, Reason, StatusName},
 };
@@ -29,6 +29,13 @@ impl Config {
     /// Whether a fill may run in a task of its own.
     pub(crate) fn may_detach(&self) -> bool {
         self.fill_mode == FillMode::Detached && tokio::runtime::Handle::try_current().is_ok()
+    }
+
+    /// What an unsafe request to this target marks.
+    pub(crate) fn target_hash(&self, parts: &request::Parts) -> u64 {
+        self.shared
+            .purges
+            .hash_target(&self.selection.target(parts))
     }
 }
 
@@ -112,7 +119,8 @@ impl Report {
     /// Tells it in the response's extensions and in `Cache-Status`, behind what caches further in have said
     /// (RFC 9211 §2).
     pub(crate) fn label<B>(&self, response: &mut Response<B>, status: CacheStatus) {
-        if self.header {
+        // RFC 9211 §2: what the cache answers of itself is nothing that it handled.
+        if self.header && !status.is_unavailable() {
             let member = match status.bypassed() {
                 Some(reason) => self.bypasses[reason as usize].clone(),
                 None => status.to_header(&self.name),
@@ -160,6 +168,7 @@ pub(crate) struct KeyMaker<K> {
     /// What of the request's body is in the key.
     pub(crate) body: K,
     pub(crate) max_bytes: usize,
+    pub(crate) credentials: Credentials,
 }
 
 impl<K> KeyMaker<K> {
@@ -170,7 +179,10 @@ impl<K> KeyMaker<K> {
         parts: &mut request::Parts,
         key: &mut KeyBytes,
     ) -> Result<(Identity, usize), Reason> {
-        let identity = self.selection.identity(&parts.headers)?;
+        let identity = match (self.selection.identity(&parts.headers), self.credentials) {
+            (Err(_), Credentials::IfPermitted) => Identity::Authorized,
+            (identity, _) => identity?,
+        };
         let head_bytes = self.encode(parts, key)?;
         Ok((identity, head_bytes))
     }

@@ -11,6 +11,7 @@ use crate::{
     key::{self, Body, Head, text},
     lookup::{Found, Lookup, Missing, Served},
     pinned::Pinned,
+    policy,
     shared::Explain,
     stale::Fallback,
     status::{Forward, Reason},
@@ -92,6 +93,9 @@ impl<K> Layered<K> {
                 Served::Fresh(ttl) => Decision::Hit(ttl),
                 Served::Stale(_, why) => Decision::Stale(why),
             },
+            Found::Nothing(_) if policy::only_if_cached(headers) => {
+                Decision::Unavailable(Reason::OnlyIfCached)
+            }
             Found::Nothing(_) if parts.method == Method::HEAD => Decision::Bypass(Reason::Head),
             Found::Nothing(missing) => self.long_way(lookup, &missing, into),
         };
@@ -103,7 +107,7 @@ impl<K> Layered<K> {
         let pinned = |stale| Pinned::new(&self.config.shared, stale, lookup.arrival);
         let pinned = stale.and_then(pinned).map(Arc::new);
         let falls_back = pinned.is_some_and(|pinned| {
-            Fallback::new(&self.config, &pinned, &Method::GET, None).is_some()
+            Fallback::new(&self.config, &pinned, &Method::GET, None, None).is_some()
         });
         if let Some(reason) = known.refused.filter(|_| !falls_back) {
             return Decision::SideBySide(reason);

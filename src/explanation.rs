@@ -70,7 +70,7 @@ pub enum Decision {
     SideBySide(Reason),
     /// It passes by.
     Bypass(Reason),
-    /// It is answered 503: there is no place for it at the inner service.
+    /// It is answered 503: there is no place for it at the inner service; or 504: it wants what is stored or nothing.
     Unavailable(Reason),
 }
 
@@ -86,6 +86,7 @@ impl fmt::Display for Decision {
                 "asks the inner service, without waiting for others (the last answer: {reason})"
             ),
             Self::Bypass(reason) => write!(f, "passes by ({reason})"),
+            Self::Unavailable(Reason::OnlyIfCached) => f.write_str("answers 504 (only-if-cached)"),
             Self::Unavailable(reason) => write!(f, "answers 503 ({reason})"),
         }
     }

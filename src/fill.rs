@@ -17,9 +17,10 @@ use crate::{
     body::{ResponseBody, to_bytes},
     caught::{Panic, caught},
     clock::{before, deadline_in},
-    conclude::{Asked, Called, Concluded},
+    conclude::{Called, Concluded, Sent},
     error::{BodyError, BoxError},
     flight::Leader,
+    key,
     mutant::Mutant,
     recorder::{Errand, Held, Record, Recorder},
     shared::Running,
@@ -137,7 +138,7 @@ type Reply<B, E> = oneshot::Sender<Result<Answered<B, E>, Panic>>;
 /// Dropped (its runtime shuts down), it leaves the lead to one of those who wait, and breaks off those who read along.
 async fn run<S, ReqB, ResB>(
     inner: S,
-    (asked, request): (Asked, Request<ReqB>),
+    (asked, request): (Sent, Request<ReqB>),
     mut errand: Errand,
     scope: CacheScope,
     mut reply: Reply<ResB, S::Error>,
@@ -182,7 +183,7 @@ fn send<ReqB>(
     as_asked: Option<HeaderMap>,
     scope: &CacheScope,
     errand: &Errand,
-) -> (Asked, Request<ReqB>) {
+) -> (Sent, Request<ReqB>) {
     let (mut parts, body) = request;
     let mut tags = errand.known_tags.clone();
     if let Some(make) = &errand.config.policy.request_tags {
@@ -193,11 +194,15 @@ fn send<ReqB>(
         tags.extend(more);
     }
     let headers = parts.headers.clone();
+    let heeds_groups = errand.config.policy.cache_groups;
+    let origin = heeds_groups.then(|| key::authority(&parts)).flatten();
     parts.extensions.insert(scope.clone());
-    let asked = Asked {
+    let asked = Sent {
+        at: Instant::now(),
         headers,
         as_asked,
         tags,
+        origin,
     };
     (asked, Request::from_parts(parts, body))
 }

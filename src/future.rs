@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, request};
 use pin_project::pin_project;
 use tower::util::Oneshot;
 use tower_service::Service;
@@ -15,6 +15,7 @@ use tower_service::Service;
 use crate::{
     body::ResponseBody,
     config::Config,
+    invalidation::Invalidation,
     reply::passed,
     shared::count,
     status::{CacheStatus, Reason},
@@ -76,6 +77,8 @@ where
         call: Oneshot<S, Request<ReqB>>,
         config: Arc<Config>,
         reason: Reason,
+        /// What it purges, if it may change something.
+        invalidation: Option<Box<Invalidation>>,
     },
     LongWay(LongWay<S, ReqB, ResB>),
 }
@@ -92,16 +95,18 @@ where
 
     pub(crate) fn pass(
         inner: S,
-        request: Request<ReqB>,
+        (parts, body): (request::Parts, ReqB),
         config: Arc<Config>,
         reason: Reason,
     ) -> Self {
-        let call = Oneshot::new(inner, request);
+        let invalidation = Invalidation::of(&config, &parts);
+        let call = Oneshot::new(inner, Request::from_parts(parts, body));
         Self {
             kind: Kind::Pass {
                 call,
                 config,
                 reason,
+                invalidation,
             },
         }
     }
@@ -132,8 +137,14 @@ where
                 call,
                 config,
                 reason,
+                invalidation,
             } => {
-                let response = ready!(call.poll(cx))?;
+                let called = ready!(call.poll(cx));
+                let invalidation = invalidation.take();
+                let response = called?;
+                if let Some(invalidation) = invalidation {
+                    invalidation.answered(response.status(), response.headers());
+                }
                 count(&config.shared.counters.bypasses);
                 Poll::Ready(Ok(passed(config, response, CacheStatus::bypass(*reason))))
             }

@@ -290,6 +290,7 @@ impl CacheHandle {
             refreshes: counters.refreshes.load(Ordering::Relaxed),
             stored: counters.stored.load(Ordering::Relaxed),
             purges: counters.purges.load(Ordering::Relaxed),
+            invalidations: counters.invalidations.load(Ordering::Relaxed),
             entries: shared.memory.entries(),
             bytes: shared.memory.bytes(),
             marks: shared.purges.marks(),
@@ -354,6 +355,8 @@ pub struct Stats {
     pub stored: u64,
     /// How many purges there were.
     pub purges: u64,
+    /// How many requests that may have changed something purged their target.
+    pub invalidations: u64,
     /// How many keys are in memory now; the variants of a response are one.
     pub entries: u64,
     /// What they take, in bytes, with their keys, headers and tags.

@@ -77,12 +77,15 @@ mod entry;
 mod error;
 mod explain;
 mod explanation;
+#[allow(dead_code, unused_imports, reason = "the rest of it is used soon")]
+mod field;
 mod fill;
 mod flight;
 mod future;
 mod grpc;
 pub mod guide;
 mod handle;
+mod invalidation;
 pub mod key;
 mod layer;
 mod lookup;

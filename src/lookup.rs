@@ -10,7 +10,7 @@ use crate::{
     entry::{Entry, Life},
     explanation::Standing,
     key::{self, Body, Identity, KeyBytes},
-    policy,
+    policy::{self, Acceptance},
     renewal::Renewal,
     shared::Told,
     status::{Forward, Reason},
@@ -28,6 +28,8 @@ pub(crate) struct Lookup {
     pub(crate) identity: Identity,
     /// Taken before the store is looked at.
     pub(crate) arrival: Arrival,
+    /// What the request accepts of what is stored.
+    pub(crate) acceptance: Acceptance,
 }
 
 /// What was found.
@@ -132,6 +134,7 @@ impl Lookup {
             head_bytes: 0,
             identity: Identity::None,
             arrival: config.shared.purges.arrive(),
+            acceptance: Acceptance::default(),
         }
     }
 
@@ -193,7 +196,10 @@ impl Lookup {
         layered: &Layered<K>,
         parts: &mut request::Parts,
     ) -> Result<(), Reason> {
+        let policy = &layered.config.policy;
+        policy.admit_preconditions(&parts.headers)?;
         (self.identity, self.head_bytes) = layered.keys.make(parts, &mut self.key)?;
+        self.acceptance = policy.acceptance(parts);
         Ok(())
     }
 
@@ -212,31 +218,25 @@ impl Lookup {
         let mut forward = Forward::VaryMiss;
         let mut stale = None;
         for entry in slot.entries() {
-            let (served, wants_renewal) = match self.standing(entry, config, headers, now) {
-                Standing::Fresh(ttl) => {
-                    let wants_renewal = config.policy.wants_renewal(entry, ttl);
-                    (Served::Fresh(ttl), wants_renewal)
-                }
-                Standing::StaleWhileRevalidate(by) => {
-                    (Served::Stale(by, Reason::StaleWhileRevalidate), true)
-                }
-                Standing::StaleIfError(by) if entry.attempts.are_put_off(now) => {
-                    (Served::Stale(by, Reason::StaleIfError), false)
-                }
-                Standing::StaleIfError(_) | Standing::Expired => {
-                    forward = Forward::Stale;
-                    stale = Some(entry.clone());
-                    break;
-                }
-                Standing::Purged => {
-                    forward = Forward::Stale;
-                    break;
-                }
+            let standing = self.standing(entry, config, headers, now);
+            let (served, wants_renewal) = match standing {
                 Standing::OtherVariant => continue,
                 Standing::NotForCredentials => {
                     forward = Forward::Request;
                     continue;
                 }
+                Standing::Purged => {
+                    forward = Forward::Stale;
+                    break;
+                }
+                standing => match self.served(standing, entry, config, now) {
+                    Ok(served) => served,
+                    Err(why) => {
+                        forward = why;
+                        stale = Some(entry.clone());
+                        break;
+                    }
+                },
             };
             return Found::Hit(Hit {
                 entry: entry.clone(),
@@ -250,6 +250,46 @@ impl Lookup {
             stored: Some(slot),
             stale,
         })
+    }
+
+    /// As what a response that is for this request is served, and whether it is to be fetched anew behind that.
+    ///
+    /// # Errors
+    ///
+    /// Why the inner service has to be asked first.
+    fn served(
+        &self,
+        standing: Standing,
+        entry: &Entry,
+        config: &Config,
+        now: Instant,
+    ) -> Result<(Served, bool), Forward> {
+        let age = || entry.head.exact_age(now);
+        match standing {
+            Standing::Fresh(left) if self.acceptance.takes_fresh(age(), left) => {
+                return Ok((
+                    Served::Fresh(left),
+                    config.policy.wants_renewal(entry, left),
+                ));
+            }
+            // RFC 9211 §2.2: what is stored would do, and the request wants better.
+            Standing::Fresh(_) => return Err(Forward::Request),
+            _ => {}
+        }
+        let on_request = entry.stale_on_request(now);
+        if let Some(by) = on_request.filter(|by| self.acceptance.asks_for_stale(age(), *by)) {
+            return Ok((Served::Stale(by, Reason::MaxStale), false));
+        }
+        match standing {
+            _ if self.acceptance.wants_news() => Err(Forward::Stale),
+            Standing::StaleWhileRevalidate(by) => {
+                Ok((Served::Stale(by, Reason::StaleWhileRevalidate), true))
+            }
+            Standing::StaleIfError(by) if entry.attempts.are_put_off(now) => {
+                Ok((Served::Stale(by, Reason::StaleIfError), false))
+            }
+            _ => Err(Forward::Stale),
+        }
     }
 
     /// Whether a stored response may be served to this request.

@@ -30,6 +30,8 @@ pub(crate) struct Keys {
     pub(crate) key: KeyBytes,
     /// The hash of the key as far as the request's head goes: what a purge by request marks.
     pub(crate) request: u64,
+    /// The hash of the request's target: what an unsafe request to the same marks.
+    pub(crate) target: u64,
     /// The key by which requests wait for each other: the stored one, with the variant and what sets callers apart.
     pub(crate) flight: KeyBytes,
 }
@@ -52,6 +54,8 @@ pub(crate) struct Errand {
     pub(crate) known_tags: Tags,
     /// It is part of another fill, which has to hear of it.
     pub(crate) is_nested: bool,
+    /// The inner service has said that what is stored is what it would answer.
+    pub(crate) is_not_modified: bool,
     pub(crate) held: Held,
 }
 
@@ -151,6 +155,8 @@ pub(crate) struct Recorder {
     announced: [Option<u64>; 2],
     messages: Option<Messages>,
     store: bool,
+    /// Nobody else gets it before it was validated.
+    alone: bool,
     read_along: bool,
     done: bool,
 }
@@ -166,12 +172,15 @@ pub(crate) enum Record {
 impl Recorder {
     pub(crate) fn new(errand: Errand, answer: Answer) -> Self {
         let plan = answer.plan;
+        let (status, headers) = (plan.head.status, &plan.head.headers);
+        let failed = !answer.store && errand.config.policy.is_failure(status, headers);
         let announced = [plan.content_length, answer.recording.exact_length()];
         let told = Arc::new(Told {
             head: plan.head,
             recording: answer.recording,
             tags: answer.tags,
             in_flight: answer.in_flight,
+            failed,
         });
         Self {
             config: errand.config,
@@ -185,6 +194,7 @@ impl Recorder {
             announced,
             messages: plan.grpc.then(Messages::default),
             store: answer.store,
+            alone: plan.alone,
             read_along: false,
             done: false,
         }
@@ -327,7 +337,9 @@ impl Recorder {
         let fits = shared.memory.fits(&entry);
         if fits {
             shared.memory.put(&self.keys.key, entry);
-            shared.refusals.forget(&self.keys.flight);
+            if !self.alone {
+                shared.refusals.forget(&self.keys.flight);
+            }
             count(&shared.counters.stored);
             self.anew.iter().for_each(Anew::stored);
         }

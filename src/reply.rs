@@ -110,6 +110,18 @@ pub(crate) fn unavailable<B>(config: &Config, reason: Reason) -> Response<Respon
     response
 }
 
+/// The client wants what is stored, or nothing, and nothing is (RFC 9111 §5.2.1.7).
+pub(crate) fn not_cached<B>(config: &Config) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    config.report.label(
+        &mut response,
+        CacheStatus::unavailable(Reason::OnlyIfCached),
+    );
+    count(&config.shared.counters.unavailable);
+    response
+}
+
 fn with_head<B>(head: &Head, body: ResponseBody<B>, age: u64) -> Response<ResponseBody<B>> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;

@@ -99,6 +99,22 @@ where
         }
     }
 
+    /// Why its answer is its own, and is not stored.
+    fn goes_alone(&self) -> Option<Reason> {
+        let parts = &self.request.0;
+        let is_for_a_part = || policy::asks_for_a_part(parts) && self.missing.stale.is_none();
+        if parts.method == Method::HEAD {
+            // It is forwarded as it is, and fills nothing: its answer has no body to store.
+            Some(Reason::Head)
+        } else if self.lookup.acceptance.no_store() {
+            Some(Reason::RequestNoStore)
+        } else if !self.config.policy.whole_for_ranges && is_for_a_part() {
+            Some(Reason::Range)
+        } else {
+            None
+        }
+    }
+
     /// Takes a place on the flight of its key: it leads, or waits.
     async fn board(
         self,
@@ -173,7 +189,7 @@ where
         told: &Told,
         fallback: Option<&Fallback>,
     ) -> Option<Response<ResponseBody<ResB>>> {
-        let stale = told.failed().then(|| fallback?.serve()).flatten();
+        let stale = told.failed.then(|| fallback?.serve()).flatten();
         let shared = || {
             let may_share = self.lookup.may_share(told, &self.config);
             may_share.then(|| reply::collapsed(&self.config, told, self.missing.forward))
@@ -312,7 +328,13 @@ where
     fn fallback(&self) -> Option<Fallback> {
         let pinned = self.pinned.as_ref()?;
         let method = &self.request.0.method;
-        Fallback::new(&self.config, pinned, method, self.outer.clone())
+        let acceptance = &self.lookup.acceptance;
+        let if_error = acceptance.stale_if_error();
+        // What it would not take, it does not take in need either, unless it says so.
+        if acceptance.wants_news() && if_error.is_none() {
+            return None;
+        }
+        Fallback::new(&self.config, pinned, method, self.outer.clone(), if_error)
     }
 
     /// Holds what is stale, as soon as it is found.
@@ -327,6 +349,7 @@ where
         let lookup = Lookup {
             key: self.lookup.key.clone(),
             arrival: self.config.shared.purges.arrive(),
+            acceptance: self.lookup.acceptance.clone(),
             ..self.lookup
         };
         let Found::Hit(hit) = lookup.look(&self.config, &self.request.0.headers) else {
@@ -401,7 +424,8 @@ where
         reason: Reason,
         deadline: Instant,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        if policy::asks_for_less(&self.request.0.headers) {
+        let is_known = self.missing.stale.is_some();
+        if !is_known && policy::asks_for_less(&self.request.0.headers) {
             return self.pass(reason, deadline).await;
         }
         self.alone(flight, None, deadline).await
@@ -471,10 +495,12 @@ where
             };
             (asked, origin.keys)
         });
+        let target = self.config.target_hash(parts);
         let request = self.lookup.request_hash(&self.config);
         let keys = Keys {
             key: self.lookup.key,
             request,
+            target,
             flight,
         };
         let errand = Errand {
@@ -487,6 +513,7 @@ where
             asked,
             anew: self.anew,
             is_nested: self.outer.is_some(),
+            is_not_modified: false,
             known_tags,
             held,
         };
@@ -533,6 +560,7 @@ where
         deadline: Instant,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let fallback = self.fallback();
+        let forward = self.missing.forward;
         let config = self.config;
         let (mut parts, body) = self.request;
         config.selection.show(&mut parts);
@@ -542,7 +570,12 @@ where
             Outcome::Answered(response) => {
                 let response = response?;
                 count(&config.shared.counters.bypasses);
-                let status = CacheStatus::bypass(reason);
+                let status = match reason {
+                    Reason::RequestNoStore | Reason::Range => {
+                        CacheStatus::forwarded(forward, Some(reason))
+                    }
+                    _ => CacheStatus::bypass(reason),
+                };
                 Ok(reply::passed(&config, response, status))
             }
         }

@@ -21,7 +21,6 @@ use crate::{
     entry::Head,
     explanation::Explanation,
     flight::Flights,
-    policy,
     recording::Recording,
     status::Reason,
     store::Memory,
@@ -65,13 +64,8 @@ pub(crate) struct Told {
     pub(crate) tags: Box<[u64]>,
     /// Held by all who may still be given the response: no mark that concerns it is dropped meanwhile.
     pub(crate) in_flight: InFlight,
-}
-
-impl Told {
-    /// Whether it is a failure, shared because a second opinion was no better.
-    pub(crate) fn failed(&self) -> bool {
-        policy::is_failure(self.head.status, &self.head.headers)
-    }
+    /// It is a failure, shared because a second opinion was no better.
+    pub(crate) failed: bool,
 }
 
 /// A response between the call of its handler and the last who may be given it without its being stored.
@@ -361,6 +355,7 @@ pub(crate) struct Counters {
     pub(crate) refreshes: AtomicU64,
     pub(crate) stored: AtomicU64,
     pub(crate) purges: AtomicU64,
+    pub(crate) invalidations: AtomicU64,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {

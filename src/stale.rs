@@ -1,6 +1,6 @@
 //! What a request falls back on, if the inner service fails it.
 
-use std::{panic::resume_unwind, pin::pin, sync::Arc};
+use std::{panic::resume_unwind, pin::pin, sync::Arc, time::Duration};
 
 use http::{Extensions, Method, Response};
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use crate::{
     entry::Life,
     lookup::{Hit, Served},
     pinned::Pinned,
-    policy, reply,
+    reply,
     status::Reason,
     tags::CacheScope,
 };
@@ -26,6 +26,8 @@ pub(crate) struct Fallback {
     method: Method,
     /// What the request is part of.
     outer: Option<CacheScope>,
+    /// For how long past its lifetime the request itself takes it.
+    if_error: Option<Duration>,
 }
 
 impl Fallback {
@@ -35,16 +37,32 @@ impl Fallback {
         pinned: &Arc<Pinned>,
         method: &Method,
         outer: Option<CacheScope>,
+        if_error: Option<Duration>,
     ) -> Option<Self> {
-        if pinned.entry().life(Instant::now()) == Life::Over {
-            return None;
-        }
-        Some(Self {
+        let fallback = Self {
             config: config.clone(),
             pinned: pinned.clone(),
             method: method.clone(),
             outer,
-        })
+            if_error,
+        };
+        fallback.served(Instant::now()).map(|_| fallback)
+    }
+
+    /// As what it may be served, were it not purged.
+    fn served(&self, now: Instant) -> Option<Served> {
+        let entry = self.pinned.entry();
+        match entry.life(now) {
+            Life::Fresh(ttl) => Some(Served::Fresh(ttl)),
+            Life::StaleWhileRevalidate(by) | Life::StaleIfError(by) => {
+                Some(Served::Stale(by, Reason::StaleIfError))
+            }
+            Life::Over => {
+                let by = entry.stale_on_request(now)?;
+                let is_taken = self.if_error.is_some_and(|most| by <= most);
+                is_taken.then_some(Served::Stale(by, Reason::StaleIfError))
+            }
+        }
     }
 
     /// As it may be served now: not if a purge or the end of its time has come while the request waited.
@@ -52,17 +70,10 @@ impl Fallback {
         if !self.pinned.is_valid() {
             return None;
         }
-        let (now, entry) = (Instant::now(), self.pinned.entry());
-        let served = match entry.life(now) {
-            Life::Fresh(ttl) => Served::Fresh(ttl),
-            Life::StaleWhileRevalidate(by) | Life::StaleIfError(by) => {
-                Served::Stale(by, Reason::StaleIfError)
-            }
-            Life::Over => return None,
-        };
+        let now = Instant::now();
         Some(Hit {
-            entry: entry.clone(),
-            served,
+            entry: self.pinned.entry().clone(),
+            served: self.served(now)?,
             now,
             wants_renewal: false,
         })
@@ -125,6 +136,7 @@ pub(crate) async fn or_stale<R, E, B>(
     let Some(fallback) = fallback else {
         return Outcome::Answered(call.await);
     };
+    let policy = &fallback.config.policy;
     let mut call = pin!(caught(call));
     let called = match before(deadline, call.as_mut()).await {
         Some(called) => called,
@@ -134,7 +146,7 @@ pub(crate) async fn or_stale<R, E, B>(
         },
     };
     let failed = match &called {
-        Ok(Ok(response)) => policy::is_failure(response.status(), response.headers()),
+        Ok(Ok(response)) => policy.is_failure(response.status(), response.headers()),
         Ok(Err(_)) | Err(_) => true,
     };
     // A fill has put the next attempt off by now; a call that is none does so here.

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 
 use crate::error::BuildError;
 
@@ -30,6 +30,8 @@ pub struct CacheStatus {
     pub(crate) stored: bool,
     pub(crate) collapsed: bool,
     pub(crate) reason: Option<Reason>,
+    /// What the inner service answered, where that is not what is sent.
+    pub(crate) forward_status: Option<StatusCode>,
 }
 
 /// In the extensions of a stale response, whatever else it is to tell: a cache further out does not take it for a new one.
@@ -57,6 +59,7 @@ impl CacheStatus {
             stored: false,
             collapsed: false,
             reason: None,
+            forward_status: None,
         }
     }
 
@@ -67,6 +70,7 @@ impl CacheStatus {
             stored: false,
             collapsed: false,
             reason: Some(why),
+            forward_status: None,
         }
     }
 
@@ -77,6 +81,7 @@ impl CacheStatus {
             stored: false,
             collapsed: false,
             reason: Some(reason),
+            forward_status: None,
         }
     }
 
@@ -86,6 +91,7 @@ impl CacheStatus {
             stored: false,
             collapsed: false,
             reason,
+            forward_status: None,
         }
     }
 
@@ -129,7 +135,8 @@ impl CacheStatus {
         matches!(self.outcome, Outcome::Stale { .. })
     }
 
-    /// Whether the cache itself answered 503, because as many requests were with the inner service as may be.
+    /// Whether the cache itself answered: 503, because as many requests were with the inner service as may be, or 504, because the
+    /// client wanted what is stored or nothing. Such a response has no `Cache-Status` header of this cache (RFC 9211 §2).
     ///
     /// # Examples
     ///
@@ -231,6 +238,23 @@ impl CacheStatus {
         self.reason.filter(|reason| self == Self::bypass(*reason))
     }
 
+    /// What the inner service answered, where that is not what is sent: 304, where a stored response was
+    /// validated. `None` otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use http::StatusCode;
+    /// # use tower_response_cache::CacheStatus;
+    /// fn was_validated(status: &CacheStatus) -> bool {
+    ///     status.forward_status() == Some(StatusCode::NOT_MODIFIED)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn forward_status(&self) -> Option<StatusCode> {
+        self.forward_status
+    }
+
     /// The member of a `Cache-Status` header (RFC 9211 §2), under the cache's name.
     pub(crate) fn to_header(self, name: &StatusName) -> HeaderValue {
         let mut member = String::with_capacity(name.0.len() + 48);
@@ -254,6 +278,10 @@ impl CacheStatus {
                 member.push_str("; fwd=");
                 member.push_str(forward.as_str());
             }
+        }
+        if let Some(status) = self.forward_status {
+            member.push_str("; fwd-status=");
+            member.push_str(status.as_str());
         }
         if self.stored {
             member.push_str("; stored");
@@ -393,6 +421,16 @@ reasons! {
     Override = "override",
     /// The request's `Forwarded` cannot be read.
     Forwarded = "forwarded",
+    /// The request is on a condition that only the origin can evaluate (`If-Match`, `If-Unmodified-Since`).
+    Precondition = "precondition",
+    /// The request asks for a part of what is not stored.
+    Range = "range",
+    /// The request says `Cache-Control: no-store`.
+    RequestNoStore = "request-no-store",
+    /// The request wants what is stored or nothing (`Cache-Control: only-if-cached`), and nothing is.
+    OnlyIfCached = "only-if-cached",
+    /// A stale response is served because the request asks for such (`Cache-Control: max-stale`).
+    MaxStale = "max-stale",
     /// A part of the key that has to be there is absent.
     KeyPart = "key-part",
     /// The key is longer than the limit.

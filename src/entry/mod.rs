@@ -37,9 +37,11 @@ pub(crate) struct Head {
     pub(crate) for_authorized: bool,
     pub(crate) ttl: Duration,
     pub(crate) grace: Grace,
+    /// Whether a request may have it stale that asks for it so.
+    pub(crate) may_be_stale: bool,
     /// What its handler said of its lifetime, which a 304 does not take back.
     pub(crate) at_most: Duration,
-    /// How old it was when it came: the response's own `Age`.
+    /// How old it was when it came, in seconds.
     pub(crate) initial_age: u64,
     pub(crate) received: Instant,
 }
@@ -48,23 +50,22 @@ impl Head {
     pub(crate) fn new(
         parts: &response::Parts,
         vary: Vary,
-        for_authorized: bool,
         ttl: Duration,
         received: Instant,
     ) -> Self {
         let mut headers = without_one_requesters(&parts.headers);
-        let initial_age = age(&headers);
         headers.insert(header::AGE, HeaderValue::from_static("0"));
         Self {
             status: parts.status,
             version: parts.version,
             headers,
             vary,
-            for_authorized,
+            for_authorized: false,
             ttl,
             grace: Grace::default(),
+            may_be_stale: false,
             at_most: Duration::MAX,
-            initial_age,
+            initial_age: 0,
             received,
         }
     }
@@ -93,14 +94,26 @@ impl Head {
             .saturating_add(self.resident(now).as_secs())
     }
 
-    /// Whether a 304 with these headers speaks of this response: of one with its entity tag, if it names one.
+    /// As [`age`](Self::age), exactly.
+    pub(crate) fn exact_age(&self, now: Instant) -> Duration {
+        Duration::from_secs(self.initial_age).saturating_add(self.resident(now))
+    }
+
+    /// Whether a 304 with these headers speaks of this response (RFC 9111 §4.3.4): of the one with its strong entity tag, if it has
+    /// one, and otherwise of one with the same weak validator. One without any speaks of what was asked about.
     pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
-        let opaque = |value: &HeaderValue| {
-            let tag = value.as_bytes();
-            tag.strip_prefix(b"W/").unwrap_or(tag).to_vec()
-        };
-        let named = headers.get(header::ETAG).map(opaque);
-        named.is_none_or(|named| self.headers.get(header::ETAG).map(opaque) == Some(named))
+        let stored = |name| self.headers.get(name).map(HeaderValue::as_bytes);
+        let opaque = |tag: &'_ [u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+        match headers.get(header::ETAG).map(HeaderValue::as_bytes) {
+            Some(weak) if weak.starts_with(b"W/") => {
+                stored(header::ETAG).map(opaque) == Some(opaque(weak))
+            }
+            Some(strong) => stored(header::ETAG) == Some(strong),
+            None => headers.get(header::LAST_MODIFIED).is_none_or(|modified| {
+                let known = stored(header::LAST_MODIFIED);
+                known.is_none_or(|known| known == modified.as_bytes())
+            }),
+        }
     }
 
     /// This response, with what a 304 says of it in place of what it said itself (RFC 9111 §3.2).
@@ -116,7 +129,9 @@ impl Head {
         let news = std::mem::replace(&mut parts.headers, self.headers.clone());
         parts.status = self.status;
         parts.version = self.version;
+        // They are the 304's, or of when it came.
         parts.headers.remove(header::AGE);
+        parts.headers.remove(header::DATE);
         for name in news.keys().filter(|name| !OF_THE_BODY.contains(name)) {
             // A layer around the handler may name its own fields only: what told the variants apart still does.
             if *name != header::VARY {
@@ -213,14 +228,10 @@ impl Entry {
 
     /// Whether it may be served now, were it for this request and not purged.
     pub(crate) fn life(&self, now: Instant) -> Life {
-        let softly_purged = self.stamp.stale_since();
-        if softly_purged.is_none()
-            && let Some(left) = self.head.fresh_for(now)
-        {
-            return Life::Fresh(left);
-        }
-        let stale_for = softly_purged.map(|since| now.saturating_duration_since(since));
-        let by = stale_for.max(self.head.stale_for(now)).unwrap_or_default();
+        let by = match self.stale_by(now) {
+            Ok(left) => return Life::Fresh(left),
+            Err(by) => by,
+        };
         let grace = &self.head.grace;
         if self.attempts.are_over() {
             Life::Over
@@ -231,6 +242,26 @@ impl Entry {
         } else {
             Life::Over
         }
+    }
+
+    /// For how long it has been stale, or else will be fresh.
+    fn stale_by(&self, now: Instant) -> Result<Duration, Duration> {
+        let softly_purged = self.stamp.stale_since();
+        if softly_purged.is_none()
+            && let Some(left) = self.head.fresh_for(now)
+        {
+            return Ok(left);
+        }
+        let stale_for = softly_purged.map(|since| now.saturating_duration_since(since));
+        Err(stale_for.max(self.head.stale_for(now)).unwrap_or_default())
+    }
+
+    /// By how much it is stale, if a request may have it so that asks for it: nothing that was purged, or is no more.
+    pub(crate) fn stale_on_request(&self, now: Instant) -> Option<Duration> {
+        let may = self.head.may_be_stale
+            && self.stamp.stale_since().is_none()
+            && !self.attempts.are_over();
+        self.stale_by(now).err().filter(|_| may)
     }
 
     /// Whether a 304 may bring it back to life, for all that is known.
@@ -306,30 +337,6 @@ pub(crate) fn shared_trailers(trailers: &HeaderMap) -> HeaderMap {
     shared
 }
 
-/// RFC 9111 §5.1: the first member of the first line, or nothing if that is not a number.
-pub(crate) fn age(headers: &HeaderMap) -> u64 {
-    let Some(line) = headers.get(header::AGE) else {
-        return 0;
-    };
-    let first = line
-        .as_bytes()
-        .split(|&b| b == b',')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
-    delta_seconds(first).unwrap_or(0)
-}
-
-/// RFC 9111 §1.2.2: digits, and what is too large is very large.
-pub(crate) fn delta_seconds(value: &[u8]) -> Option<u64> {
-    const LARGEST: u64 = 1 << 31;
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let digit = |total: u64, b: &u8| (total * 10 + u64::from(b - b'0')).min(LARGEST);
-    Some(value.iter().fold(0, digit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,7 +351,6 @@ mod tests {
         Head::new(
             &response.into_parts().0,
             Vary::default(),
-            false,
             ttl,
             Instant::now(),
         )
@@ -353,7 +359,8 @@ mod tests {
     // Invariants 16, 20.
     #[tokio::test(start_paused = true)]
     async fn it_is_fresh_while_its_lifetime_is_greater_than_its_age() {
-        let head = head(&[("age", "7")], Duration::from_secs(10));
+        let mut head = head(&[], Duration::from_secs(10));
+        head.initial_age = 7;
         let at = |seconds| head.received + Duration::from_secs(seconds);
         assert_eq!(head.fresh_for(at(9)), Some(Duration::from_secs(1)));
         assert_eq!(head.fresh_for(at(10)), None);
@@ -372,26 +379,6 @@ mod tests {
             head.fresh_for(head.received + Duration::from_secs(10 * 365 * 86_400))
                 .is_some()
         );
-    }
-
-    #[test]
-    fn an_age_that_is_no_number_is_none() {
-        for (value, expected) in [
-            ("7200, 0", 7200),
-            ("-1", 0),
-            ("1.0", 0),
-            ("abc", 0),
-            ("", 0),
-            ("7200;a=b", 0),
-        ] {
-            assert_eq!(
-                head(&[("age", value)], Duration::MAX).initial_age,
-                expected,
-                "{value}"
-            );
-        }
-        assert_eq!(delta_seconds(b"99999999999999999999999"), Some(1 << 31));
-        assert_eq!(delta_seconds(b"007"), Some(7));
     }
 
     // Invariant 6.

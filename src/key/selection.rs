@@ -159,6 +159,21 @@ impl Selection {
         Ok(())
     }
 
+    /// What a request is for, however it came (RFC 9110 §7.1), as far as that is in the key: two of one target may have
+    /// keys that differ in all else.
+    pub(crate) fn target(&self, parts: &Parts) -> KeyBytes {
+        let mut target = KeyBytes::new();
+        if !self.ignore_authority
+            && let Some(authority) = target::authority(parts)
+        {
+            put(&mut target, Tag::Host, authority.as_bytes());
+        }
+        let uri = target::as_sent(parts);
+        put(&mut target, Tag::Path, uri.path().as_bytes());
+        self.query.put(&mut target, uri.query());
+        target
+    }
+
     #[cfg(feature = "axum")]
     fn put_captures(&self, parts: &mut Parts, key: &mut KeyBytes) -> Result<(), Reason> {
         if self.captures.is_empty() {

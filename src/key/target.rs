@@ -1,6 +1,6 @@
 //! The method and the target of a request.
 
-use http::{Method, header, request::Parts};
+use http::{Method, Uri, header, request::Parts};
 
 #[cfg(feature = "axum")]
 use super::encode::put_optional;
@@ -35,6 +35,32 @@ fn put_host(key: &mut KeyBytes, tag: Tag, host: &[u8]) {
         let value = key.len() - host.len();
         key[value..].make_ascii_lowercase();
     }
+}
+
+/// Host and port that a request is for, in lower case, without a port that says nothing. `None` if it does not tell.
+pub(crate) fn authority(parts: &Parts) -> Option<String> {
+    let host = || parts.headers.get(header::HOST)?.to_str().ok();
+    let of_uri = parts.uri.authority().map(http::uri::Authority::as_str);
+    let authority = of_uri.or_else(host)?.to_ascii_lowercase();
+    // RFC 9110 §4.2: what stands before an `@` is not part of it.
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let usual: &[&str] = match parts.uri.scheme_str() {
+        Some("http") => &[":80"],
+        Some("https") => &[":443"],
+        // Which of the two it is, a service behind a proxy is not told.
+        _ => &[":80", ":443"],
+    };
+    let without = usual.iter().find_map(|port| authority.strip_suffix(port));
+    Some(without.unwrap_or(authority).to_owned())
+}
+
+/// The target as the client sent it, where a router has changed what the cache sees.
+pub(crate) fn as_sent(parts: &Parts) -> &Uri {
+    #[cfg(feature = "axum")]
+    if let Some(original) = parts.extensions.get::<axum::extract::OriginalUri>() {
+        return original;
+    }
+    &parts.uri
 }
 
 /// The path as it comes, and the path and query as the client sent them, where a router has changed what the cache

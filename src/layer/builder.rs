@@ -699,6 +699,7 @@ where
         selection: selection.clone(),
         body,
         max_bytes: builder.policy.max_key_bytes,
+        credentials: builder.policy.credentials,
     });
     let config = Arc::new(Config {
         shared: shared.clone(),

@@ -1,15 +1,15 @@
 //! May this response be stored, or at least be shared with those who wait for it now? One decision for both.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header, response};
 use http_body::SizeHint;
 use tokio::time::Instant;
 
-use super::{Policy, cache_control::CacheControl};
+use super::{Policy, ResponseDirectives, groups};
 use crate::{
-    clock::shortened,
-    entry::{Entry, Head, age},
+    entry::{Entry, Head},
+    field::ResponseControl,
     grpc::{content_type_starts_with, is_grpc},
     key::{Identity, Selection},
     status::{Reason, ServedStale},
@@ -32,11 +32,19 @@ pub(crate) struct Candidate<'a> {
     pub(crate) gathered: Gathered,
     pub(crate) body: &'a SizeHint,
     pub(crate) received: Instant,
+    /// When it was received, by the clock on the wall.
+    pub(crate) at: SystemTime,
+    /// How long it took to come.
+    pub(crate) delay: Duration,
+    /// There is something stored that it would take the place of.
+    pub(crate) is_renewal: bool,
+    /// The host that the request is for.
+    pub(crate) origin: Option<String>,
 }
 
 impl Candidate<'_> {
     /// No lifetime may be longer, its handler has said, or that of what it renews.
-    fn at_most(&self) -> Duration {
+    pub(super) fn at_most(&self) -> Duration {
         let renewed = self
             .renewed
             .map_or(Duration::MAX, |entry| entry.head.at_most);
@@ -66,39 +74,38 @@ pub(crate) struct Plan {
     pub(crate) content_length: Option<u64>,
     /// It is an answer to a gRPC call: whole with one message and a status in its trailers.
     pub(crate) grpc: bool,
+    /// It is stored, and nobody else gets it before it was validated.
+    pub(crate) alone: bool,
 }
 
 impl Policy {
     pub(crate) fn judge(&self, candidate: Candidate<'_>) -> Verdict {
-        let failed = is_failure(candidate.response.status, &candidate.response.headers);
+        let (status, is_renewal) = (candidate.response.status, candidate.is_renewal);
+        let may_fail = self.is_failure(status, &candidate.response.headers);
+        let by_the_book = self.is_by_the_book();
         let share_only = share_only(&candidate);
-        match (self.plan(candidate), failed) {
-            (Ok(plan), true) => Verdict::Failed(Some(plan)),
-            (Err(_), true) => Verdict::Failed(None),
-            (Ok(plan), false) => match share_only {
+        match self.plan(candidate) {
+            // RFC 9111 §3: by the book, a failure that says how long it lasts is stored, and never over what is good.
+            Ok(plan) if may_fail && !(by_the_book && !is_renewal && !plan.head.ttl.is_zero()) => {
+                // Who waits for a second opinion shares it.
+                Verdict::Failed(Some(Plan {
+                    alone: false,
+                    ..plan
+                }))
+            }
+            Err(_) if may_fail => Verdict::Failed(None),
+            Ok(plan) => match share_only {
                 Some(reason) => Verdict::Share(plan, reason),
                 None => Verdict::Store(plan),
             },
-            (Err(reason), false) => Verdict::Keep(reason),
+            Err(reason) => Verdict::Keep(reason),
         }
     }
 
     fn plan(&self, candidate: Candidate<'_>) -> Result<Plan, Reason> {
         let response = candidate.response;
         let headers = &response.headers;
-        let ttl = match self.ttl_of(response.status) {
-            Some(ttl) => ttl,
-            None if response.status.is_server_error() => Duration::ZERO,
-            None => return Err(Reason::Status),
-        };
-        if headers.contains_key(header::SET_COOKIE) {
-            return Err(Reason::SetCookie);
-        }
-        let cache_control = CacheControl::of(headers)?;
-        // RFC 9111 §3.5: an answer to a request with credentials is for others only if it says so.
-        if candidate.identity == Identity::Authorized && !cache_control.for_authorized {
-            return Err(Reason::Authorization);
-        }
+        let terms = self.terms(&candidate)?;
         let encoded = headers.contains_key(header::CONTENT_ENCODING);
         let vary = Vary::of(headers, candidate.headers_as_asked, |name| {
             candidate.selection.settles(name, encoded)
@@ -120,33 +127,22 @@ impl Policy {
             return Err(Reason::TooLarge);
         }
         let tags = self.tags(&candidate)?;
-        let ttl = self
-            .lifetime(cache_control.s_maxage, response)
-            .unwrap_or(ttl);
-        let at_most = candidate.at_most();
-        // What was stored together does not expire together.
-        let ttl = shortened(ttl.min(at_most), self.jitter);
-        if ttl.is_zero() && !response.status.is_server_error() {
-            return Err(Reason::NoLifetime);
-        }
-        let mut head = Head::new(
-            response,
-            vary,
-            cache_control.for_authorized,
-            ttl,
-            candidate.received,
-        );
-        // RFC 9111 §5.2.2.2, §5.2.2.8: not reused once stale, whatever the layer says.
-        if !cache_control.must_revalidate {
-            head.grace = self.grace;
-        }
-        head.at_most = at_most;
+        let mut head = Head::new(response, vary, terms.ttl, candidate.received);
+        head.for_authorized = terms.for_authorized;
+        head.initial_age = terms.age;
+        head.grace = terms.grace;
+        head.may_be_stale = terms.may_be_stale;
+        head.at_most = candidate.at_most();
         self.strip(&mut head.headers);
+        for name in &terms.without {
+            head.headers.remove(name);
+        }
         Ok(Plan {
             head,
             tags,
             content_length,
             grpc,
+            alone: terms.alone,
         })
     }
 
@@ -154,29 +150,49 @@ impl Policy {
     /// not to be shared. Others say nothing of it: that it is elsewhere for a while, that this requester may not have it, or
     /// asks too often.
     pub(crate) fn is_no_more(&self, response: &response::Parts) -> bool {
-        let gone = matches!(response.status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        let status = response.status;
+        let gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
         let withdrawn = || {
-            let said = CacheControl::of(&response.headers).err();
-            matches!(
-                said,
-                Some(Reason::NoStore | Reason::Private | Reason::NoCache)
-            )
+            ResponseControl::of(&response.headers).is_ok_and(|control| {
+                control.no_store || control.private.is_some() || control.no_cache.is_some()
+            })
         };
-        gone || (self.ttl_of(response.status).is_some() && withdrawn())
+        match self.response_directives {
+            ResponseDirectives::PolicyFirst => {
+                gone || (self.ttl_of(status).is_some() && withdrawn())
+            }
+            // RFC 9111 §4.3.3: a whole answer is there in place of what is stored.
+            ResponseDirectives::Honour => gone || status.is_success() || status.is_redirection(),
+        }
     }
 
-    /// What the response says of its lifetime, or what the application makes of its head.
-    fn lifetime(&self, s_maxage: Option<Duration>, response: &response::Parts) -> Option<Duration> {
-        // RFC 9111 §4.2: a lifetime that the response states is counted from its origin.
-        let spent = Duration::from_secs(age(&response.headers));
-        let stated = s_maxage.map(|lifetime| lifetime.saturating_sub(spent));
-        let chosen = || self.ttl_by.as_ref().and_then(|ttl_by| ttl_by(response));
-        stated.or_else(chosen)
+    /// Whether a response is a failure of the inner service, rather than an answer that is not for everybody.
+    pub(crate) fn is_failure(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        // The codes that speak of the service and not of the request: unknown, deadline exceeded, resource exhausted,
+        // internal, unavailable, data loss.
+        const FAILURES: [&[u8]; 6] = [b"2", b"4", b"8", b"13", b"14", b"15"];
+        let grpc = headers.get(GRPC_STATUS);
+        self.is_failure_status(status)
+            || (status == StatusCode::OK
+                && grpc.is_some_and(|code| FAILURES.contains(&code.as_bytes())))
+    }
+
+    pub(super) fn is_failure_status(&self, status: StatusCode) -> bool {
+        match self.response_directives {
+            ResponseDirectives::PolicyFirst => status.is_server_error(),
+            // RFC 5861 §4. The others are answers as any.
+            ResponseDirectives::Honour => matches!(status.as_u16(), 500 | 502 | 503 | 504),
+        }
     }
 
     /// All tags of a response, wherever they come from, each once.
     fn tags(&self, candidate: &Candidate<'_>) -> Result<Vec<Box<[u8]>>, Reason> {
         let response = candidate.response;
+        let groups = if self.cache_groups {
+            groups(candidate.origin.as_deref(), &response.headers)
+        } else {
+            Vec::new()
+        };
         let extensions = response.extensions.get::<Tags>();
         let typed = candidate
             .request_tags
@@ -188,10 +204,11 @@ impl Policy {
             .iter()
             .flat_map(|header| header.tags(&response.headers));
         let typed = typed.map(Tag::as_str).map(str::as_bytes);
+        let groups = groups.iter().map(|group| &**group);
         let renewed = candidate.renewed.map(|entry| &entry.tag_names);
         let renewed = renewed.into_iter().flat_map(TagNames::iter);
         let mut tags: Vec<Box<[u8]>> = Vec::new();
-        for tag in typed.chain(headers).chain(renewed) {
+        for tag in typed.chain(headers).chain(groups).chain(renewed) {
             if tag.len() > self.max_tag_bytes {
                 return Err(Reason::TagTooLong);
             }
@@ -218,17 +235,6 @@ fn share_only(candidate: &Candidate<'_>) -> Option<Reason> {
 }
 
 const GRPC_STATUS: &str = "grpc-status";
-
-/// Whether a response is a failure of the inner service, rather than an answer that is not for everybody.
-pub(crate) fn is_failure(status: StatusCode, headers: &HeaderMap) -> bool {
-    // The codes that speak of the service and not of the request: unknown, deadline exceeded, resource exhausted,
-    // internal, unavailable, data loss.
-    const FAILURES: [&[u8]; 6] = [b"2", b"4", b"8", b"13", b"14", b"15"];
-    let grpc = headers.get(GRPC_STATUS);
-    status.is_server_error()
-        || (status == StatusCode::OK
-            && grpc.is_some_and(|code| FAILURES.contains(&code.as_bytes())))
-}
 
 /// RFC 9110 §8.6: one number. Several, or anything else, is a message whose end nobody knows.
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Reason> {

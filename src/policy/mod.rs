@@ -1,9 +1,11 @@
 //! What the cache may do with a request and with a response. Pure: parts in, a decision out.
 
-mod cache_control;
+mod acceptance;
 mod directives;
+mod groups;
 mod judge;
 mod tag_header;
+mod terms;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,8 +17,10 @@ use crate::{
     status::Reason,
     tags::Tags,
 };
+pub(crate) use acceptance::{Acceptance, only_if_cached};
 pub use directives::{Credentials, RequestDirectives, ResponseDirectives, SetCookie};
-pub(crate) use judge::{Candidate, Plan, Verdict, is_failure};
+pub(crate) use groups::{groups, invalidated_groups};
+pub(crate) use judge::{Candidate, Plan, Verdict};
 pub use tag_header::TagHeader;
 
 /// The layer's own rules.
@@ -122,6 +126,33 @@ impl Policy {
         })
     }
 
+    /// Whether a request of this method is known to change nothing (RFC 9110 §9.2.1, RFC 3253, RFC 4918, RFC 5323, RFC 10008), or is
+    /// one that the layer answers itself. What is unknown may change anything.
+    pub(crate) fn is_safe(&self, method: &Method) -> bool {
+        const KNOWN: [&str; 9] = [
+            "GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "QUERY", "PROPFIND", "REPORT", "SEARCH",
+        ];
+        KNOWN.contains(&method.as_str()) || self.methods.contains(method)
+    }
+
+    /// Whether responses decide themselves.
+    pub(crate) fn is_by_the_book(&self) -> bool {
+        self.response_directives == ResponseDirectives::Honour
+    }
+
+    /// Whether a request may be answered by the cache, as far as its preconditions go: a cache does not evaluate these, and by the book
+    /// it does not leave them out either.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which it passes by.
+    pub(crate) fn admit_preconditions(&self, headers: &HeaderMap) -> Result<(), Reason> {
+        if self.is_by_the_book() && has_precondition(headers) {
+            return Err(Reason::Precondition);
+        }
+        Ok(())
+    }
+
     /// Removes the headers that were for the cache alone.
     pub(crate) fn strip(&self, headers: &mut HeaderMap) {
         for tag_header in self.tag_headers.iter().filter(|header| header.stripped()) {
@@ -211,6 +242,16 @@ pub(crate) fn asks_for_less(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| ONE_REQUESTERS.contains(name))
 }
 
+/// Whether a part of the answer is asked for (RFC 9110 §14.2: of a GET, and so of a QUERY).
+pub(crate) fn asks_for_a_part(parts: &request::Parts) -> bool {
+    parts.headers.contains_key(header::RANGE)
+}
+
+/// Whether the answer depends on what only the origin knows to be so now (RFC 9110 §13.1.1, §13.1.4).
+fn has_precondition(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::IF_MATCH) || headers.contains_key(header::IF_UNMODIFIED_SINCE)
+}
+
 /// Takes out what concerns the one requester alone, so that the inner service answers with the whole: the reply is
 /// made for each requester afterwards.
 pub(crate) fn ask_for_the_whole(headers: &mut HeaderMap) {
@@ -224,23 +265,24 @@ pub(crate) fn ask_for_the_whole(headers: &mut HeaderMap) {
 /// by, or may not be.
 pub(crate) fn ask_conditionally(parts: &mut request::Parts, stored: &Entry) -> bool {
     let headers = &stored.head.headers;
-    if parts.method != Method::GET || stored.head.status != StatusCode::OK {
+    let asks = parts.method == Method::GET || parts.method == Method::QUERY;
+    if !asks || !stored.head.status.is_success() {
         return false;
     }
-    if let Some(tag) = headers.get(header::ETAG) {
-        parts.headers.insert(header::IF_NONE_MATCH, tag.clone());
-        return true;
-    }
+    let tag = headers.get(header::ETAG);
     // A date tells seconds apart: not what has changed in the one in which it was made. Where a purge says that it has changed, that
     // is not good enough.
     let date = headers.get(header::LAST_MODIFIED);
     let date = date.filter(|_| stored.stamp.stale_since().is_none());
-    if let Some(date) = date {
-        parts
-            .headers
-            .insert(header::IF_MODIFIED_SINCE, date.clone());
+    for (name, validator) in [
+        (header::IF_NONE_MATCH, tag),
+        (header::IF_MODIFIED_SINCE, date),
+    ] {
+        if let Some(validator) = validator {
+            parts.headers.insert(name, validator.clone());
+        }
     }
-    date.is_some()
+    tag.is_some() || date.is_some()
 }
 
 #[cfg(test)]

@@ -24,6 +24,10 @@ fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verd
         gathered: Gathered::default(),
         body: &SizeHint::new(),
         received: tokio::time::Instant::now(),
+        at: std::time::SystemTime::now(),
+        delay: Duration::ZERO,
+        is_renewal: false,
+        origin: None,
     })
 }
 

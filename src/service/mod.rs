@@ -25,7 +25,7 @@ use crate::{
     future::ResponseFuture,
     key::Head,
     lookup::{Found, Lookup, Missing},
-    reply,
+    policy, reply,
     respond::{Missed, Origin},
     shared::Keyed,
     tags::{Tags, scope},
@@ -148,8 +148,7 @@ where
     let mut lookup = Lookup::new(config);
     let admitted = lookup.admit_head(layered, &mut parts, !body.is_end_stream());
     if let Err(reason) = admitted {
-        let request = Request::from_parts(parts, body);
-        return ResponseFuture::pass(inner.clone(), request, config.clone(), reason);
+        return ResponseFuture::pass(inner.clone(), (parts, body), config.clone(), reason);
     }
     look(config, inner, (parts, body), lookup, origin)
 }
@@ -180,9 +179,14 @@ where
             let stored = config.shared.memory.get(&lookup.key);
             (Missing::anew(stored), None)
         }
+        Found::Nothing(_) if policy::only_if_cached(&parts.headers) => {
+            return ResponseFuture::hit(reply::not_cached(config));
+        }
         Found::Nothing(missing) => (missing, None),
         Found::Hit(hit) => {
-            let Some(renewal) = hit.claim(config, &parts.method) else {
+            let may_claim = !lookup.acceptance.no_store();
+            let claimed = || hit.claim(config, &parts.method);
+            let Some(renewal) = may_claim.then(claimed).flatten() else {
                 let (method, extensions) = (&parts.method, parts.extensions);
                 let response = reply::hit(config, &hit, method, extensions, outer.as_ref());
                 return ResponseFuture::hit(response);

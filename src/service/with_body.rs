@@ -117,8 +117,8 @@ where
             admitted = lookup.put_body(keys, &parts, b"", None);
         }
         if let Err(reason) = admitted {
-            let request = Request::from_parts(parts, body);
-            return ResponseFuture::pass(self.inner.clone(), request, config.clone(), reason);
+            let inner = self.inner.clone();
+            return ResponseFuture::pass(inner, (parts, body), config.clone(), reason);
         }
         if is_empty {
             let (layered, kept, inner) = (&self.layered, &self.kept, &self.inner);
@@ -185,10 +185,8 @@ where
     }
 
     async fn pass(self, reason: Reason) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let (parts, body) = self.request;
-        let request = Request::from_parts(parts, body);
         let config = self.layered.config.clone();
-        ResponseFuture::pass(self.inner, request, config, reason).await
+        ResponseFuture::pass(self.inner, self.request, config, reason).await
     }
 }
 

@@ -102,6 +102,11 @@ impl PurgeClock {
         self.hasher.hash_one((1u8, key))
     }
 
+    /// What a request is for, whatever its key: what an unsafe request purges.
+    pub(crate) fn hash_target(&self, target: &[u8]) -> TagHash {
+        self.hasher.hash_one((2u8, target))
+    }
+
     /// Marks these tags. When it returns, every request that arrives finds all that was born before invalid.
     ///
     /// Several tags are one epoch. Beyond `max_marks` the floor is raised: too much is purged, never too little.

@@ -1,0 +1,144 @@
+//! What a request that may change something purges (RFC 9111 §4.4).
+
+use std::sync::Arc;
+
+use fluent_uri::{Uri, UriRef};
+use http::{HeaderMap, HeaderName, Request, StatusCode, header, request};
+
+use crate::{
+    config::Config,
+    key, policy,
+    shared::count,
+    tags::{Force, Targets},
+};
+
+/// An unsafe request on its way to the inner service. Whatever becomes of it, what it may have changed is purged: dropped before
+/// there is an answer, it may have done its work all the same. Only an answer that says that it failed purges nothing.
+#[derive(Debug)]
+pub(crate) struct Invalidation {
+    config: Arc<Config>,
+    /// The request as far as its target goes.
+    request: request::Parts,
+    is_pending: bool,
+}
+
+impl Invalidation {
+    /// `None` if the request changes nothing, or the layer does not heed it.
+    pub(crate) fn of(config: &Arc<Config>, parts: &request::Parts) -> Option<Box<Self>> {
+        if !config.policy.invalidation || config.policy.is_safe(&parts.method) {
+            return None;
+        }
+        let (mut request, ()) = Request::new(()).into_parts();
+        request.uri = key::as_sent(parts).clone();
+        for host in parts.headers.get_all(header::HOST) {
+            request.headers.append(header::HOST, host.clone());
+        }
+        Some(Box::new(Self {
+            config: config.clone(),
+            request,
+            is_pending: true,
+        }))
+    }
+
+    /// The inner service has answered: purged is what its answer says is changed. It is so before the answer goes to its requester.
+    pub(crate) fn answered(mut self, status: StatusCode, headers: &HeaderMap) {
+        self.is_pending = false;
+        // RFC 9111 §4.4: an answer that is no error. What is only announced is none yet.
+        if !status.is_success() && !status.is_redirection() {
+            return;
+        }
+        let purges = &self.config.shared.purges;
+        let mut hashes = vec![self.config.target_hash(&self.request)];
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            hashes.extend(self.named(headers, &name));
+        }
+        if self.config.policy.cache_groups {
+            let origin = key::authority(&self.request);
+            let groups = policy::invalidated_groups(origin.as_deref(), headers);
+            hashes.extend(groups.iter().map(|tag| purges.hash_tag(tag)));
+        }
+        self.purge(hashes);
+    }
+
+    /// The target that a response names, if it is on the same origin (RFC 9111 §4.4 forbids the others).
+    fn named(&self, headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+        let mut request = self.request.clone();
+        request.uri = resolved(&self.request, headers, name)?;
+        Some(self.config.target_hash(&request))
+    }
+
+    fn purge(&self, hashes: Vec<u64>) {
+        let shared = &self.config.shared;
+        shared.purges.purge(&Targets::any(hashes), Force::Hard);
+        count(&shared.counters.invalidations);
+        shared.sweep_soon();
+    }
+}
+
+impl Drop for Invalidation {
+    fn drop(&mut self) {
+        if self.is_pending {
+            self.purge(vec![self.config.target_hash(&self.request)]);
+        }
+    }
+}
+
+/// What this field of a response refers to, if that is on the origin of the request.
+pub(crate) fn resolved(
+    request: &request::Parts,
+    headers: &HeaderMap,
+    name: &HeaderName,
+) -> Option<http::Uri> {
+    let mut lines = headers.get_all(name).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    let reference = UriRef::parse(line.to_str().ok()?).ok()?;
+    let authority = key::authority(request)?;
+    // A service behind a proxy is not told its scheme: then either may be its own.
+    let own = request.uri.scheme_str();
+    let named = reference
+        .scheme()
+        .map(|scheme| scheme.as_str().to_ascii_lowercase());
+    let scheme = own.or(named.as_deref()).unwrap_or("http");
+    if !matches!(scheme, "http" | "https") {
+        return None;
+    }
+    let path = request
+        .uri
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
+    let base = Uri::parse(format!("{scheme}://{authority}{path}")).ok()?;
+    let resolved = reference.resolve_against(&base).ok()?;
+    let query = resolved
+        .query()
+        .map_or_else(String::new, |query| format!("?{query}"));
+    let of_the_path = format!("{}{query}", resolved.path());
+    let other: http::Uri = format!(
+        "{}://{}{of_the_path}",
+        resolved.scheme(),
+        resolved.authority()?
+    )
+    .parse()
+    .ok()?;
+    let (mut named, ()) = Request::new(()).into_parts();
+    named.uri = other;
+    let is_same = named.uri.scheme_str() == Some(scheme)
+        && key::authority(&named) == authority_of(request, scheme);
+    if !is_same {
+        return None;
+    }
+    // In the form in which the request came.
+    match (own, request.uri.authority()) {
+        (Some(_), Some(_)) => Some(named.uri),
+        _ => of_the_path.parse().ok(),
+    }
+}
+
+/// The request's, were it of this scheme.
+fn authority_of(request: &request::Parts, scheme: &str) -> Option<String> {
+    let authority = key::authority(request)?;
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.uri = format!("{scheme}://{authority}/").parse().ok()?;
+    key::authority(&parts)
+}
