@@ -200,3 +200,213 @@ fn time(text: &[u8]) -> Option<i64> {
     let is_valid = hour < 24 && minute < 60 && second <= 60;
     is_valid.then_some((hour * 60 + minute) * 60 + second.min(59))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    const SOME: i64 = 784_111_777;
+    const YEAR: i64 = 365 * SECONDS_OF_A_DAY;
+
+    fn at(seconds: i64) -> SystemTime {
+        let length = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 {
+            UNIX_EPOCH - length
+        } else {
+            UNIX_EPOCH + length
+        }
+    }
+
+    fn parse(text: &str) -> Option<i64> {
+        parse_date(text.as_bytes(), at(SOME))
+    }
+
+    #[test]
+    fn a_date_has_one_of_three_forms() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Sun Nov 06 08:49:37 1994",
+            "SUN, 06 nOV 1994 08:49:37 gmt",
+            "sunday, 06-NOV-94 08:49:37 Gmt",
+            "sun nov  6 08:49:37 1994",
+            // A wrong day of the week.
+            "Mon, 06 Nov 1994 08:49:37 GMT",
+            "Wednesday, 06-Nov-94 08:49:37 GMT",
+            "Sat Nov  6 08:49:37 1994",
+            " \tSun, 06 Nov 1994 08:49:37 GMT ",
+        ] {
+            assert_eq!(parse(text), Some(SOME), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_a_date() {
+        for text in [
+            "",
+            "0",
+            "-1",
+            "784111777",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 06 Nov 1994 08:49:37 UTC",
+            "Sun, 06 Nov 1994 08:49:37 AEST",
+            "Sun, 06 Nov 1994 08:49:37 +0000",
+            "Sun, 06 Nov 1994 08:49:37 GMT+1",
+            "Sun, 06 Nov 94 08:49:37 GMT",
+            "Sun 06 Nov 1994 08:49:37 GMT",
+            "Sun, 06-Nov-1994 08:49:37 GMT",
+            "Sun, 06-Nov-94 08:49:37 GMT",
+            "Sunday, 06-Nov-1994 08:49:37 GMT",
+            "Sunday, 06 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08.49.37 GMT",
+            "Sun, 06 Nov 1994 8:49:37 GMT",
+            "Sun, 06 Nov 1994  8:49:37 GMT",
+            "Sun, 6 Nov 1994 08:49:37 GMT",
+            "Sun,  6 Nov 1994 08:49:37 GMT",
+            "Sun,  06 Nov 1994 08:49:37 GMT",
+            "Sun, 06  Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov  1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37  GMT",
+            "Sun,06 Nov 1994 08:49:37 GMT",
+            "06 Nov 1994 08:49:37 GMT",
+            "Sun Nov 6 08:49:37 1994",
+            "Sun Nov  6 08:49:37 1994 GMT",
+            "Sun Nov  6 8:49:37 1994",
+            "Sun, 06 Nov 1994 08:49 GMT",
+            "Sun, 06 Nox 1994 08:49:37 GMT",
+            "S\u{fc}, 06 Nov 1994 08:49:37 GMT",
+            "1994-11-06T08:49:37Z",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_day_or_a_time_that_is_none_is_rejected() {
+        for text in [
+            "Sun, 00 Nov 1994 08:49:37 GMT",
+            "Sun, 31 Nov 1994 08:49:37 GMT",
+            "Sun, 31 Feb 1996 08:49:37 GMT",
+            "Sun, 30 Feb 1996 08:49:37 GMT",
+            "Sun, 29 Feb 1994 08:49:37 GMT",
+            "Sun, 29 Feb 1900 08:49:37 GMT",
+            "Sun, 06 Nov 1994 24:00:00 GMT",
+            "Sun, 06 Nov 1994 08:60:37 GMT",
+            "Sun, 06 Nov 1994 08:49:61 GMT",
+            "Sunday, 29-Feb-94 08:49:37 GMT",
+            "Sun Feb 30 08:49:37 1996",
+            "Sun Feb  0 08:49:37 1996",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        for (text, seconds) in [
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+            ("Wed, 31 Dec 1969 23:59:59 GMT", -1),
+            ("Tue, 29 Feb 2000 00:00:00 GMT", 951_782_400),
+            ("Thu, 29 Feb 1996 23:59:59 GMT", 825_638_399),
+            ("Sat, 20 Nov 2286 17:46:39 GMT", 9_999_999_999),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_799),
+            ("Sat, 01 Jan 0000 00:00:00 GMT", -62_167_219_200),
+            // A second that was put in is the one before.
+            ("Sat, 31 Dec 2016 23:59:60 GMT", 1_483_228_799),
+        ] {
+            assert_eq!(parse(text), Some(seconds), "{text}");
+        }
+    }
+
+    // RFC 9110 §5.6.7.
+    #[test]
+    fn a_year_of_two_digits_is_never_more_than_fifty_years_ahead() {
+        let parse = |text: &str, now: &str| {
+            let date = |text: &str, now| parse_date(text.as_bytes(), now).unwrap();
+            let at = at(date(now, UNIX_EPOCH));
+            assert!(parse_date(text.as_bytes(), at).is_some());
+            Date::of_days(date(text, at).div_euclid(SECONDS_OF_A_DAY)).year
+        };
+        let now = "Fri, 16 Oct 2026 10:00:00 GMT";
+        for (text, year) in [
+            ("Friday, 16-Oct-76 10:00:00 GMT", 2076),
+            ("Friday, 16-Oct-76 10:00:01 GMT", 1976),
+            ("Friday, 17-Oct-76 00:00:00 GMT", 1976),
+            ("Friday, 01-Jan-77 00:00:00 GMT", 1977),
+            ("Friday, 31-Dec-75 23:59:59 GMT", 2075),
+            ("Friday, 16-Oct-26 10:00:00 GMT", 2026),
+            ("Friday, 01-Jan-00 10:00:00 GMT", 2000),
+            ("Friday, 01-Jan-99 10:00:00 GMT", 1999),
+        ] {
+            assert_eq!(parse(text, now), year, "{text}");
+        }
+        let late = "Fri, 16 Oct 2099 10:00:00 GMT";
+        assert_eq!(parse("Friday, 01-Jan-05 10:00:00 GMT", late), 2105);
+        // 2100 has no such day, and 2000 is not meant.
+        let at = at(parse_date(late.as_bytes(), UNIX_EPOCH).unwrap());
+        assert_eq!(parse_date(b"Sunday, 29-Feb-00 10:00:00 GMT", at), None);
+    }
+
+    #[test]
+    fn a_field_holds_one_date_on_one_line() {
+        const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let single = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(http::header::EXPIRES, HeaderValue::from_static(line));
+            }
+            single_date(&headers, &http::header::EXPIRES, at(SOME))
+        };
+        assert_eq!(single(&[DATE]), Some(SOME));
+        assert_eq!(single(&[]), None);
+        assert_eq!(single(&["0"]), None);
+        assert_eq!(single(&[DATE, DATE]), None);
+        assert_eq!(single(&[DATE, ""]), None);
+        assert_eq!(single(&["", DATE]), None);
+    }
+
+    // Invariant 19.
+    #[test]
+    fn any_time_can_be_sent_and_be_now() {
+        const FARTHEST: i64 = i64::MAX / 4;
+        assert_eq!(format_date(at(SOME)), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(format_date(at(-1)), "Thu, 01 Jan 1970 00:00:00 GMT");
+        for far in [253_402_300_799, 253_402_300_800, FARTHEST] {
+            assert_eq!(format_date(at(far)), "Fri, 31 Dec 9999 23:59:59 GMT");
+        }
+        for now in [-FARTHEST, -62_167_219_201, -1, 0, FARTHEST] {
+            let date = parse_date(b"Sunday, 06-Nov-94 08:49:37 GMT", at(now)).unwrap();
+            assert!(date <= now + 51 * YEAR && date > now - 51 * YEAR);
+        }
+    }
+
+    /// All that can be written, with the time that it is then: less than fifty years away.
+    fn dates(range: Range<i64>) -> impl Strategy<Value = (i64, SystemTime)> {
+        let near = -49 * YEAR..49 * YEAR;
+        (range, near).prop_map(|(seconds, away)| (seconds, at(seconds + away)))
+    }
+
+    proptest! {
+        #[test]
+        fn every_date_that_is_written_is_read_in_all_forms((seconds, now) in dates(0..253_402_300_800)) {
+            let imf = httpdate::fmt_http_date(at(seconds));
+            prop_assert_eq!(parse_date(imf.as_bytes(), now), Some(seconds));
+            let (weekday, day, month, year, time) = (&imf[..3], &imf[5..7], &imf[8..11], &imf[12..16], &imf[17..25]);
+            let rfc_850 = format!("{weekday}sday, {day}-{month}-{} {time} GMT", &year[2..]);
+            prop_assert_eq!(parse_date(rfc_850.as_bytes(), now), Some(seconds));
+            let padded = day.strip_prefix('0').map_or(day.into(), |day| format!(" {day}"));
+            for day in [day, &padded] {
+                let asctime = format!("{weekday} {month} {day} {time} {year}");
+                prop_assert_eq!(parse_date(asctime.as_bytes(), now), Some(seconds));
+            }
+        }
+
+        #[test]
+        fn days_are_numbered_without_gaps(days in -1_000_000_000_i64..1_000_000_000) {
+            let date = Date::of_days(days);
+            prop_assert_eq!(date.days(), Some(days));
+            prop_assert!(date < Date::of_days(days + 1));
+        }
+    }
+}

@@ -169,3 +169,106 @@ fn quoted(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     }
     Some((Cow::Owned(plain), rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::CACHE_CONTROL;
+
+    use super::*;
+
+    const MAX_AGE: Option<Name> = Some(Name::MaxAge);
+
+    /// The directives of some lines, `None` where one cannot be read.
+    fn read(lines: &[&str]) -> Vec<Option<(Option<Name>, Option<String>)>> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            let line = HeaderValue::from_bytes(line.as_bytes()).unwrap();
+            headers.append(CACHE_CONTROL, line);
+        }
+        let text = |argument: Cow<'_, [u8]>| String::from_utf8(argument.into_owned()).unwrap();
+        directives(&headers, &CACHE_CONTROL)
+            .map(|directive| directive.ok().map(|d| (d.name, d.argument.map(text))))
+            .collect()
+    }
+
+    #[test]
+    fn a_directive_has_no_argument_a_token_or_a_quoted_string() {
+        let max_age = |argument: &str| vec![Some((MAX_AGE, Some(argument.to_owned())))];
+        assert_eq!(read(&["max-age"]), [Some((MAX_AGE, None))]);
+        for (line, argument) in [
+            ("max-age=1", "1"),
+            ("MaX-aGe=1", "1"),
+            ("max-age=", ""),
+            ("max-age='1'", "'1'"),
+            ("max-age=\"1\"", "1"),
+            ("max-age=\"\"", ""),
+            ("max-age=\"a, b = c\"", "a, b = c"),
+            (r#"max-age="\"\\\1\,""#, r#""\1,"#),
+            (r#"max-age="\\""#, r"\"),
+            ("max-age=\" \u{fc}\"\t", " \u{fc}"),
+        ] {
+            assert_eq!(read(&[line]), max_age(argument), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_list_has_empty_members_and_many_lines() {
+        let bare = |name| Some((name, None));
+        assert_eq!(read(&[]), []);
+        assert_eq!(read(&["", " ,\t, "]), []);
+        assert_eq!(
+            read(&[",, max-age ,x\t,", "", ",max-stale"]),
+            [bare(MAX_AGE), bare(None), bare(Some(Name::MaxStale))]
+        );
+        assert_eq!(
+            read(&[r#"x="a, max-age=1, \", b=",no-store"#]),
+            [
+                Some((None, Some("a, max-age=1, \", b=".to_owned()))),
+                bare(Some(Name::NoStore))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_line_ends_where_it_cannot_be_read() {
+        for line in [
+            "max-age=1;x, max-stale",
+            "max-age=1 max-stale",
+            "max-age =1",
+            "max-age= 1",
+            "max-age=\"1",
+            r#"max-age="1\""#,
+            "max-age=\"1\"2",
+            "=1, max-age",
+            "\"max-age\"",
+            "\u{fc}",
+            "max-age\u{fc}",
+            "max-age=\u{fc}",
+            "(max-age)",
+            "max-age=1=2",
+        ] {
+            assert_eq!(read(&[line]), [None], "{line}");
+            assert_eq!(
+                read(&["public", line, "private, "]),
+                [
+                    Some((Some(Name::Public), None)),
+                    None,
+                    Some((Some(Name::Private), None))
+                ],
+                "{line}"
+            );
+        }
+        assert_eq!(read(&["max-age=1, (", "x"]).len(), 3);
+    }
+
+    #[test]
+    fn each_name_is_found_by_itself_alone() {
+        for (text, name) in Name::ALL {
+            assert_eq!(Name::of(text.as_bytes()), Some(name));
+            assert_eq!(Name::of(text.to_uppercase().as_bytes()), Some(name));
+            for other in [format!("{text}s"), format!("x{text}"), text[1..].into()] {
+                assert_eq!(Name::of(other.as_bytes()), None, "{other}");
+            }
+        }
+    }
+}

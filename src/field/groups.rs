@@ -27,3 +27,65 @@ fn group(member: ListEntry) -> Option<String> {
         ListEntry::InnerList(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
+
+    fn of(lines: &[&str]) -> Option<Vec<String>> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            let line = HeaderValue::from_bytes(line.as_bytes()).unwrap();
+            headers.append(CACHE_GROUPS, line);
+        }
+        groups(&headers, &CACHE_GROUPS)
+    }
+
+    fn numbered(count: usize) -> String {
+        let names: Vec<_> = (0..count).map(|n| format!("\"{n:032}\"")).collect();
+        names.join(", ")
+    }
+
+    #[test]
+    fn groups_are_strings_in_all_lines_whatever_their_parameters() {
+        assert_eq!(of(&[r#""a""#]).unwrap(), ["a"]);
+        assert_eq!(
+            of(&[r#""B b,c";x;y=1 ,	"""#, r#""\"\\""#]).unwrap(),
+            ["B b,c", "", "\"\\"]
+        );
+        assert_eq!(of(&[""]).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_no_list_of_strings_is_ignored_as_a_whole() {
+        assert_eq!(of(&[]), None);
+        for line in [
+            "a",
+            r#""a", b"#,
+            r#""a", 1"#,
+            r#""a", ?1"#,
+            r#""a", ("b")"#,
+            r#""a", "b"#,
+            r#""a","#,
+            r#""a" "b""#,
+            "\"\u{fc}\"",
+            r#"%"a""#,
+            "&",
+        ] {
+            assert_eq!(of(&[line]), None, "{line}");
+            assert_eq!(of(&[r#""x""#, line]), None, "{line}");
+        }
+    }
+
+    // Invariant 57.
+    #[test]
+    fn as_many_groups_as_may_be_are_read_and_with_one_more_none() {
+        assert_eq!(of(&[&numbered(MAX_GROUPS)]).unwrap().len(), MAX_GROUPS);
+        assert_eq!(of(&[&numbered(MAX_GROUPS + 1)]), None);
+        assert_eq!(of(&[&numbered(MAX_GROUPS), r#""x""#]), None);
+    }
+}
