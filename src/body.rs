@@ -1,7 +1,9 @@
 //! The body of a response that came through the cache.
 
 use std::{
+    collections::VecDeque,
     fmt,
+    ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -43,6 +45,8 @@ use crate::{
 pub struct ResponseBody<B> {
     #[pin]
     kind: Kind<B>,
+    /// What of it its requester gets, if that is not the whole.
+    window: Option<Window>,
 }
 
 #[pin_project(project = KindProjection)]
@@ -54,6 +58,8 @@ enum Kind<B> {
         trailers: Option<HeaderMap>,
         length_known: bool,
     },
+    /// Some of what is stored, with what stands between.
+    Parts { frames: VecDeque<Bytes> },
     /// The inner service's, untouched.
     Passed {
         #[pin]
@@ -79,7 +85,7 @@ enum Kind<B> {
 
 impl<B> ResponseBody<B> {
     pub(crate) fn empty() -> Self {
-        Self { kind: Kind::Empty }
+        Kind::Empty.into()
     }
 
     pub(crate) fn stored(entry: &Entry) -> Self {
@@ -88,13 +94,16 @@ impl<B> ResponseBody<B> {
             trailers: entry.trailers.as_deref().cloned(),
             length_known: entry.length_known,
         };
-        Self { kind }
+        kind.into()
+    }
+
+    pub(crate) fn parts(frames: impl IntoIterator<Item = Bytes>) -> Self {
+        let frames = frames.into_iter().filter(|data| !data.is_empty()).collect();
+        Kind::Parts { frames }.into()
     }
 
     pub(crate) fn passed(body: B) -> Self {
-        Self {
-            kind: Kind::Passed { body },
-        }
+        Kind::Passed { body }.into()
     }
 
     pub(crate) fn recorded(body: B, recorder: Box<Recorder>, scope: CacheScope) -> Self {
@@ -103,19 +112,91 @@ impl<B> ResponseBody<B> {
             recorder: Some(recorder),
             scope,
         };
-        Self { kind }
+        kind.into()
     }
 
     pub(crate) fn followed(reader: Reader) -> Self {
-        Self {
-            kind: Kind::Followed { reader },
-        }
+        Kind::Followed { reader }.into()
     }
 
     pub(crate) fn led(reader: Reader, rest: oneshot::Receiver<Pin<Box<B>>>) -> Self {
-        Self {
-            kind: Kind::Led { reader, rest },
+        Kind::Led { reader, rest }.into()
+    }
+
+    /// Whether it is the inner service's own, which is left as it is.
+    pub(crate) fn is_passed(&self) -> bool {
+        matches!(self.kind, Kind::Passed { .. })
+    }
+
+    /// All of its data, if they are there and nothing was read yet.
+    pub(crate) fn data(&self) -> Option<&Bytes> {
+        match &self.kind {
+            Kind::Stored { data, .. } => Some(data),
+            _ => None,
         }
+    }
+
+    /// Its requester gets these bytes of it, and no trailers.
+    pub(crate) fn cut(self, range: &Range<u64>) -> Self {
+        let (skip, left) = (range.start, range.end - range.start);
+        Self {
+            kind: self.kind,
+            window: Some(Window { skip, left }),
+        }
+    }
+
+    /// What its requester would record as it reads it, if that is so.
+    #[expect(clippy::result_large_err, reason = "it is a body either way")]
+    pub(crate) fn into_recorded(self) -> Result<(B, Box<Recorder>, CacheScope), Self> {
+        let Self { kind, window } = self;
+        match kind {
+            Kind::Recorded {
+                body,
+                recorder: Some(recorder),
+                scope,
+            } => Ok((body, recorder, scope)),
+            kind => Err(Self { kind, window }),
+        }
+    }
+}
+
+impl<B: Body> ResponseBody<B> {
+    /// The length of the whole, if it is told, or if all of it is there. Of a body of which nothing was read yet.
+    pub(crate) fn whole_length(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Stored { data, .. } => Some(data.len() as u64),
+            Kind::Followed { reader } | Kind::Led { reader, .. } => reader.whole_length(),
+            Kind::Recorded { body, .. } => body.size_hint().exact(),
+            _ => None,
+        }
+    }
+}
+
+impl<B> From<Kind<B>> for ResponseBody<B> {
+    fn from(kind: Kind<B>) -> Self {
+        let window = None;
+        Self { kind, window }
+    }
+}
+
+/// Bytes of a body: how many come before them, and how many they are.
+#[derive(Debug)]
+struct Window {
+    skip: u64,
+    left: u64,
+}
+
+impl Window {
+    /// What of these data, which come next, is in it.
+    fn cut(&mut self, mut data: Bytes) -> Bytes {
+        let length = data.len() as u64;
+        let start = self.skip.min(length);
+        let end = length.min(start.saturating_add(self.left));
+        self.skip -= start;
+        self.left -= end - start;
+        let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
+        data.truncate(index(end));
+        data.split_off(index(start))
     }
 }
 
@@ -136,53 +217,44 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut kind = self.project().kind;
-        loop {
-            match kind.as_mut().project() {
-                KindProjection::Empty => return Poll::Ready(None),
-                KindProjection::Stored { data, trailers, .. } => {
-                    if !data.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
-                    }
-                    return Poll::Ready(
-                        trailers
-                            .take()
-                            .map(|trailers| Ok(Frame::trailers(trailers))),
-                    );
-                }
-                KindProjection::Passed { body } => return poll_inner(body, cx),
-                KindProjection::Recorded {
-                    body,
-                    recorder,
-                    scope,
-                } => {
-                    // Code in the body belongs to the fill, as the handler did.
-                    let mut body = body;
-                    let frame = ready!(
-                        scope::CURRENT.sync_scope(scope.clone(), || poll_inner(body.as_mut(), cx))
-                    );
-                    record(recorder, &frame, body.is_end_stream());
-                    return Poll::Ready(frame);
-                }
-                KindProjection::Rest { body } => return poll_inner(body.as_mut(), cx),
-                KindProjection::Followed { reader } => {
-                    return reader.poll_step(cx).map(frame_of).map(without_the_leaders);
-                }
-                KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
-                    Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
-                        Ok(body) => kind.set(Kind::Rest { body }),
-                        Err(_) => return Poll::Ready(Some(Err(BodyError::cut_short()))),
-                    },
-                    step => return Poll::Ready(frame_of(step)),
-                },
+        let mut this = self.project();
+        let Some(window) = this.window else {
+            return poll_whole(this.kind, cx);
+        };
+        for _ in 0..FRAMES_SKIPPED_AT_ONCE {
+            if window.left == 0 {
+                return Poll::Ready(None);
+            }
+            let frame = match ready!(poll_whole(this.kind.as_mut(), cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(Some(Err(BodyError::cut_short()))),
+            };
+            // Behind the trailers comes nothing more.
+            let Ok(data) = frame.into_data() else {
+                return Poll::Ready(Some(Err(BodyError::cut_short())));
+            };
+            let data = window.cut(data);
+            if window.left == 0 {
+                this.kind.set(Kind::Empty);
+            }
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }
+        // A body that always has a frame leaves the thread to others now and then.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
+        if let Some(window) = &self.window {
+            return window.left == 0;
+        }
         match &self.kind {
             Kind::Empty => true,
             Kind::Stored { data, trailers, .. } => data.is_empty() && trailers.is_none(),
+            Kind::Parts { frames } => frames.is_empty(),
             Kind::Passed { body } => body.is_end_stream(),
             Kind::Rest { body } => body.is_end_stream(),
             // Not before the recorder has seen the end: who is told that there is no more will not ask.
@@ -192,6 +264,9 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
+        if let Some(window) = &self.window {
+            return SizeHint::with_exact(window.left);
+        }
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Stored {
@@ -205,9 +280,66 @@ where
                 }
                 hint
             }
+            Kind::Parts { frames } => {
+                let left: usize = frames.iter().map(Bytes::len).sum();
+                SizeHint::with_exact(left as u64)
+            }
             Kind::Passed { body } | Kind::Recorded { body, .. } => body.size_hint(),
             Kind::Rest { body } => body.size_hint(),
             Kind::Followed { reader } | Kind::Led { reader, .. } => reader.size_hint(),
+        }
+    }
+}
+
+const FRAMES_SKIPPED_AT_ONCE: usize = 128;
+
+fn poll_whole<B>(mut kind: Pin<&mut Kind<B>>, cx: &mut Context<'_>) -> Poll<Polled>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    loop {
+        match kind.as_mut().project() {
+            KindProjection::Empty => return Poll::Ready(None),
+            KindProjection::Stored { data, trailers, .. } => {
+                if !data.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
+                }
+                return Poll::Ready(
+                    trailers
+                        .take()
+                        .map(|trailers| Ok(Frame::trailers(trailers))),
+                );
+            }
+            KindProjection::Parts { frames } => {
+                let next = frames.pop_front();
+                return Poll::Ready(next.map(|data| Ok(Frame::data(data))));
+            }
+            KindProjection::Passed { body } => return poll_inner(body, cx),
+            KindProjection::Recorded {
+                body,
+                recorder,
+                scope,
+            } => {
+                // Code in the body belongs to the fill, as the handler did.
+                let mut body = body;
+                let frame = ready!(
+                    scope::CURRENT.sync_scope(scope.clone(), || poll_inner(body.as_mut(), cx))
+                );
+                record(recorder, &frame, body.is_end_stream());
+                return Poll::Ready(frame);
+            }
+            KindProjection::Rest { body } => return poll_inner(body.as_mut(), cx),
+            KindProjection::Followed { reader } => {
+                return reader.poll_step(cx).map(frame_of).map(without_the_leaders);
+            }
+            KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
+                Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
+                    Ok(body) => kind.set(Kind::Rest { body }),
+                    Err(_) => return Poll::Ready(Some(Err(BodyError::cut_short()))),
+                },
+                step => return Poll::Ready(frame_of(step)),
+            },
         }
     }
 }
@@ -274,6 +406,7 @@ impl<B> fmt::Debug for ResponseBody<B> {
         let kind = match &self.kind {
             Kind::Empty => "empty",
             Kind::Stored { .. } => "stored",
+            Kind::Parts { .. } => "parts",
             Kind::Passed { .. } => "passed",
             Kind::Recorded { .. } => "recorded",
             Kind::Followed { .. } => "followed",

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, Response, StatusCode, response};
+use http::{HeaderMap, Response, StatusCode, header, response};
 use http_body::{Body, SizeHint};
 use tokio::time::Instant;
 
@@ -10,6 +10,7 @@ use crate::{
     body::ResponseBody,
     caught::{Panic, catch},
     entry::{Entry, Recorded},
+    field,
     mutant::Mutant,
     pinned::Pinned,
     policy::{self, Candidate, Plan, Verdict},
@@ -80,6 +81,11 @@ impl Errand {
         response: Response<B>,
     ) -> Concluded<B, E> {
         let (mut parts, body) = response.into_parts();
+        // RFC 9110 §6.6.1: what has no date gets that of its receipt.
+        if !parts.headers.contains_key(header::DATE) {
+            let now = field::format_date(SystemTime::now());
+            parts.headers.insert(header::DATE, now);
+        }
         if parts.status == StatusCode::NOT_MODIFIED
             && let Some(asked_for) = self.asked_for.take()
         {

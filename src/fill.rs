@@ -310,6 +310,30 @@ async fn record<B>(
     }
 }
 
+/// Reads a body that its requester would record, to its end or until the deadline: what is answered with less than all of it is stored
+/// all the same. The body that is returned has all that was read, and goes on with the rest.
+///
+/// # Cancel safety
+///
+/// Dropped, it leaves as its requester would: nothing is stored, and one of those who wait takes the lead.
+pub(crate) async fn read_ahead<B>(
+    body: B,
+    recorder: Box<Recorder>,
+    scope: CacheScope,
+    deadline: Instant,
+) -> ResponseBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let reader = recorder.recording().reader();
+    let (rest, rest_of_body) = oneshot::channel();
+    // Code in the body belongs to the fill, as the handler did.
+    let record = record(recorder, body, rest, deadline);
+    scope::CURRENT.scope(scope, record).await;
+    ResponseBody::led(reader, rest_of_body)
+}
+
 /// The future's output, or `None` if this happens first.
 async fn unless<F: Future>(happens: impl Future<Output = ()>, future: F) -> Option<F::Output> {
     let (mut future, mut happens) = (pin!(future), pin!(happens));

@@ -100,6 +100,7 @@ mod renewal;
 mod reply;
 mod respond;
 mod service;
+mod shaped;
 mod shared;
 mod stale;
 mod status;

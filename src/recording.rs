@@ -233,6 +233,15 @@ impl Reader {
         Poll::Ready(step)
     }
 
+    /// The length of the whole, if it was told in advance, or if all of it is there.
+    pub(crate) fn whole_length(&self) -> Option<u64> {
+        let state = self.recording.lock();
+        match state.end {
+            Some(End::Whole(_)) => Some(state.bytes as u64),
+            _ => self.recording.exact_length(),
+        }
+    }
+
     pub(crate) fn is_end_stream(&self) -> bool {
         let state = self.recording.lock();
         let all_read = self.delivered == state.bytes as u64;

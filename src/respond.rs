@@ -82,12 +82,11 @@ where
     pub(crate) async fn respond(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         self.pin();
         let deadline = deadline_in(self.config.waiting.wait_timeout);
-        let parts = &self.request.0;
-        // A HEAD is forwarded as it is, and fills nothing: its answer has no body to store.
-        if parts.method == Method::HEAD {
-            return self.pass(Reason::Head, deadline).await;
+        if let Some(reason) = self.goes_alone() {
+            return self.pass(reason, deadline).await;
         }
-        if self.anew.is_some() {
+        // Who wants what is newer does not wait for what may be older.
+        if self.anew.is_some() || self.lookup.acceptance.wants_news() {
             return self.ask_anew(deadline).await;
         }
         let fallback = self.fallback();

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, resp
 use tokio::time::Instant;
 
 use crate::{
+    field::retain,
     tags::{Stamp, TagNames},
     vary::Vary,
 };
@@ -30,7 +31,7 @@ pub(crate) struct Grace {
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) version: Version,
-    /// Without what was for one requester alone; with an `Age` of zero, whose place every hit takes.
+    /// Without what was for one requester alone; with an `Age` of zero at the end, whose place every hit takes.
     pub(crate) headers: HeaderMap,
     pub(crate) vary: Vary,
     /// Whether requests with an unkeyed `Authorization` may have it (RFC 9111 §3.5).
@@ -54,6 +55,8 @@ impl Head {
         received: Instant,
     ) -> Self {
         let mut headers = without_one_requesters(&parts.headers);
+        // At the end, so that it can be taken out again without a change in the order of the others.
+        retain(&mut headers, |name| *name != header::AGE);
         headers.insert(header::AGE, HeaderValue::from_static("0"));
         Self {
             status: parts.status,
@@ -130,14 +133,18 @@ impl Head {
         parts.status = self.status;
         parts.version = self.version;
         // They are the 304's, or of when it came.
-        parts.headers.remove(header::AGE);
-        parts.headers.remove(header::DATE);
+        retain(&mut parts.headers, |name| {
+            *name != header::AGE && *name != header::DATE
+        });
         for name in news.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+            let mut lines = news.get_all(name).iter();
             // A layer around the handler may name its own fields only: what told the variants apart still does.
-            if *name != header::VARY {
-                parts.headers.remove(name);
+            if *name != header::VARY
+                && let Some(first) = lines.next()
+            {
+                parts.headers.insert(name.clone(), first.clone());
             }
-            for line in news.get_all(name) {
+            for line in lines {
                 parts.headers.append(name.clone(), line.clone());
             }
         }
@@ -333,7 +340,7 @@ fn of_its_own(value: &HeaderValue) -> HeaderValue {
 /// The trailers that others may have too.
 pub(crate) fn shared_trailers(trailers: &HeaderMap) -> HeaderMap {
     let mut shared = without_one_requesters(trailers);
-    shared.remove(header::SET_COOKIE);
+    retain(&mut shared, |name| *name != header::SET_COOKIE);
     shared
 }
 

@@ -237,7 +237,7 @@ fn share_only(candidate: &Candidate<'_>) -> Option<Reason> {
 const GRPC_STATUS: &str = "grpc-status";
 
 /// RFC 9110 §8.6: one number. Several, or anything else, is a message whose end nobody knows.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Reason> {
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Reason> {
     let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
     match (lines.next(), lines.next()) {
         (None, _) => Ok(None),

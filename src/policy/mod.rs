@@ -4,6 +4,7 @@ mod acceptance;
 mod directives;
 mod groups;
 mod judge;
+mod shape;
 mod tag_header;
 mod terms;
 
@@ -13,6 +14,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, header, request, response}
 
 use crate::{
     entry::{Entry, Grace},
+    field::retain,
     grpc::is_grpc,
     status::Reason,
     tags::Tags,
@@ -20,7 +22,8 @@ use crate::{
 pub(crate) use acceptance::{Acceptance, only_if_cached};
 pub use directives::{Credentials, RequestDirectives, ResponseDirectives, SetCookie};
 pub(crate) use groups::{groups, invalidated_groups};
-pub(crate) use judge::{Candidate, Plan, Verdict};
+pub(crate) use judge::{Candidate, Plan, Verdict, content_length};
+pub(crate) use shape::{Of, Shape, Whole, may_be_shaped, shape};
 pub use tag_header::TagHeader;
 
 /// The layer's own rules.
@@ -155,9 +158,10 @@ impl Policy {
 
     /// Removes the headers that were for the cache alone.
     pub(crate) fn strip(&self, headers: &mut HeaderMap) {
-        for tag_header in self.tag_headers.iter().filter(|header| header.stripped()) {
-            headers.remove(tag_header.name());
-        }
+        let stripped = self.tag_headers.iter().filter(|header| header.stripped());
+        retain(headers, |name| {
+            !stripped.clone().any(|header| header.name() == name)
+        });
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     lookup::{Found, Lookup, Missing},
     policy, reply,
     respond::{Missed, Origin},
+    shaped::{self, Wish},
     shared::Keyed,
     tags::{Tags, scope},
 };
@@ -189,7 +190,7 @@ where
             let Some(renewal) = may_claim.then(claimed).flatten() else {
                 let (method, extensions) = (&parts.method, parts.extensions);
                 let response = reply::hit(config, &hit, method, extensions, outer.as_ref());
-                return ResponseFuture::hit(response);
+                return ResponseFuture::hit(shaped::at_once(response, method, &parts.headers));
             };
             (Missing::renewed(&hit.entry), Some((hit, renewal)))
         }
@@ -209,9 +210,10 @@ where
     };
     match renewal {
         Some((hit, renewal)) if config.may_detach() => {
-            let method = &missed.request.0.method;
-            let outer = missed.outer.as_ref();
+            let parts = &missed.request.0;
+            let (method, outer) = (&parts.method, missed.outer.as_ref());
             let response = reply::hit(config, &hit, method, Extensions::new(), outer);
+            let response = shaped::at_once(response, method, &parts.headers);
             missed.refresh(renewal);
             return ResponseFuture::hit(response);
         }
@@ -219,5 +221,12 @@ where
         Some((_, renewal)) => missed.renewal = Some(renewal),
         None => {}
     }
-    ResponseFuture::long_way(Box::pin(missed.respond()))
+    let Some(wish) = Wish::of(&missed.request.0) else {
+        return ResponseFuture::long_way(Box::pin(missed.respond()));
+    };
+    let at_most = config.waiting.fill_timeout;
+    ResponseFuture::long_way(Box::pin(async move {
+        let response = missed.respond().await?;
+        Ok(wish.shape(response, at_most).await)
+    }))
 }

@@ -29,6 +29,7 @@ const FLOORS: &[&str] = &[
     "invalidation",
     "again",
     "respond",
+    "shaped",
     "fill",
     "conclude",
     "explain",

@@ -1,0 +1,123 @@
+//! What of a response its requester is to get: the whole, a part, or that it has it already.
+
+use std::{ops::Range, time::SystemTime};
+
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+
+use crate::field::{EntityTag, Selected, names, parse_date, select};
+
+/// What of a response its requester is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Whole,
+    /// It has it already.
+    NotModified,
+    Part(Range<u64>, Of),
+    /// In the order in which they are asked for.
+    Parts(Vec<Range<u64>>, Of),
+    /// There is nothing of what it asks for.
+    Unsatisfiable(Of),
+}
+
+/// The length of the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Of(pub(crate) u64);
+
+/// A response, as far as its shape is decided by it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whole<'a> {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: &'a HeaderMap,
+    /// `None` as long as nobody knows.
+    pub(crate) length: Option<u64>,
+}
+
+/// Whether a request may be answered with less than the whole: a question that costs next to nothing.
+pub(crate) fn may_be_shaped(method: &Method, headers: &HeaderMap) -> bool {
+    const CONDITIONS: [HeaderName; 3] = [
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::RANGE,
+    ];
+    let is_asked = CONDITIONS.iter().any(|name| headers.contains_key(name));
+    // RFC 9110 §13.1.3, §14.2; RFC 10008 §2: QUERY is as GET.
+    is_asked && (*method == Method::GET || *method == Method::HEAD || *method == *"QUERY")
+}
+
+/// The shape of a reply, in the order of RFC 9110 §13.2.2. `If-Match` and `If-Unmodified-Since` are not for a cache (RFC 9111 §4.3.2).
+pub(crate) fn shape(
+    (method, asked): (&Method, &HeaderMap),
+    whole: Whole<'_>,
+    now: SystemTime,
+) -> Shape {
+    if whole.status != StatusCode::OK || !may_be_shaped(method, asked) {
+        return Shape::Whole;
+    }
+    if is_not_modified(asked, whole.headers, now) {
+        return Shape::NotModified;
+    }
+    // RFC 9110 §14.2: only where a GET is answered. Of more than one line nobody knows what they ask for together.
+    let range = one_line(asked, &header::RANGE).filter(|_| *method != Method::HEAD);
+    let (Some(range), Some(length)) = (range, whole.length) else {
+        return Shape::Whole;
+    };
+    if !is_the_same(asked, whole.headers, now) {
+        return Shape::Whole;
+    }
+    match select(range, length) {
+        None => Shape::Whole,
+        Some(Selected::One(range)) => Shape::Part(range, Of(length)),
+        Some(Selected::Several(ranges)) => Shape::Parts(ranges, Of(length)),
+        Some(Selected::Nothing) => Shape::Unsatisfiable(Of(length)),
+    }
+}
+
+fn is_not_modified(asked: &HeaderMap, stored: &HeaderMap, now: SystemTime) -> bool {
+    if asked.contains_key(header::IF_NONE_MATCH) {
+        let lines = asked.get_all(header::IF_NONE_MATCH).iter();
+        return names(lines.map(|line| line.as_bytes()), tag(stored));
+    }
+    // RFC 9110 §13.1.3: a second line, or one that is no date, does not count.
+    let since = one_line(asked, &header::IF_MODIFIED_SINCE).and_then(|line| parse_date(line, now));
+    let Some(since) = since else {
+        return false;
+    };
+    // RFC 9111 §4.3.2: what does not say when it was modified was there when it was made.
+    let modified = if stored.contains_key(header::LAST_MODIFIED) {
+        header::LAST_MODIFIED
+    } else {
+        header::DATE
+    };
+    let modified = one_line(stored, &modified).and_then(|line| parse_date(line, now));
+    modified.is_some_and(|modified| modified <= since)
+}
+
+/// Whether what the requester has a part of is what is stored (RFC 9110 §13.1.5).
+fn is_the_same(asked: &HeaderMap, stored: &HeaderMap, now: SystemTime) -> bool {
+    if !asked.contains_key(header::IF_RANGE) {
+        return true;
+    }
+    let Some(validator) = one_line(asked, &header::IF_RANGE).map(<[u8]>::trim_ascii) else {
+        return false;
+    };
+    if let Some(known) = EntityTag::parse(validator) {
+        return tag(stored).is_some_and(|stored| stored.is_strongly(known));
+    }
+    let line = |name| one_line(stored, &name);
+    let modified = line(header::LAST_MODIFIED).filter(|line| line.trim_ascii() == validator);
+    let modified = modified.and_then(|line| parse_date(line, now));
+    let made = line(header::DATE).and_then(|line| parse_date(line, now));
+    // RFC 9110 §8.8.2.2: within the second in which it was made, it may have been modified again.
+    matches!((modified, made), (Some(modified), Some(made)) if modified < made)
+}
+
+fn tag(stored: &HeaderMap) -> Option<EntityTag<'_>> {
+    one_line(stored, &header::ETAG).and_then(EntityTag::parse)
+}
+
+/// A field's line, if it has one and no other.
+fn one_line<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut lines = headers.get_all(name).iter();
+    let line = lines.next()?;
+    lines.next().is_none().then(|| line.as_bytes())
+}

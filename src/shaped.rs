@@ -1,0 +1,261 @@
+//! A reply is given the shape that its requester asks for: a part, or that it has it already.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    ops::Range,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request};
+use http_body::Body;
+use memchr::memmem;
+
+use crate::{
+    body::ResponseBody,
+    clock::deadline_in,
+    error::BoxError,
+    field::retain,
+    fill::read_ahead,
+    policy::{Of, Shape, Whole, content_length, may_be_shaped, shape},
+};
+
+/// An answer that is stored, in the shape that is asked for.
+#[inline]
+pub(crate) fn at_once<B: Body>(
+    response: Response<ResponseBody<B>>,
+    method: &Method,
+    asked: &HeaderMap,
+) -> Response<ResponseBody<B>> {
+    if !may_be_shaped(method, asked) {
+        return response;
+    }
+    let shape = shape_of(&response, method, asked);
+    shaped(response, shape)
+}
+
+/// What a request asks for, kept until its answer is there.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Wish {
+    /// `None` if it asks for the whole.
+    pub(crate) fn of(parts: &request::Parts) -> Option<Self> {
+        const HEEDED: [HeaderName; 4] = [
+            header::IF_NONE_MATCH,
+            header::IF_MODIFIED_SINCE,
+            header::IF_RANGE,
+            header::RANGE,
+        ];
+        if !may_be_shaped(&parts.method, &parts.headers) {
+            return None;
+        }
+        let mut headers = HeaderMap::new();
+        for name in &HEEDED {
+            for line in parts.headers.get_all(name) {
+                headers.append(name, line.clone());
+            }
+        }
+        let method = parts.method.clone();
+        Some(Self { method, headers })
+    }
+
+    /// Any answer, in the shape that is asked for. Where its requester would record it while it reads all of it, it is recorded first,
+    /// for so long at the most.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it leaves as its requester would: see [`read_ahead`].
+    pub(crate) async fn shape<B>(
+        &self,
+        response: Response<ResponseBody<B>>,
+        at_most: Duration,
+    ) -> Response<ResponseBody<B>>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        let shape = shape_of(&response, &self.method, &self.headers);
+        if shape == Shape::Whole {
+            return response;
+        }
+        let (parts, body) = response.into_parts();
+        let body = match body.into_recorded() {
+            Ok((body, recorder, scope)) => {
+                read_ahead(body, recorder, scope, deadline_in(at_most)).await
+            }
+            Err(body) => body,
+        };
+        shaped(Response::from_parts(parts, body), shape)
+    }
+}
+
+fn shape_of<B: Body>(
+    response: &Response<ResponseBody<B>>,
+    method: &Method,
+    asked: &HeaderMap,
+) -> Shape {
+    let body = response.body();
+    if body.is_passed() {
+        return Shape::Whole;
+    }
+    let headers = response.headers();
+    let whole = Whole {
+        status: response.status(),
+        headers,
+        length: known_length(headers, body.whole_length()),
+    };
+    match shape((method, asked), whole, SystemTime::now()) {
+        // Of what is still coming in, one part can be told, and not several.
+        Shape::Parts(..) if body.data().is_none() => Shape::Whole,
+        shape => shape,
+    }
+}
+
+/// The length of the whole, if those who know it agree.
+fn known_length(headers: &HeaderMap, told: Option<u64>) -> Option<u64> {
+    let announced = content_length(headers).ok()?;
+    match (announced, told) {
+        (Some(announced), Some(told)) if announced != told => None,
+        (announced, told) => told.or(announced),
+    }
+}
+
+fn shaped<B: Body>(response: Response<ResponseBody<B>>, shape: Shape) -> Response<ResponseBody<B>> {
+    let (mut parts, body) = response.into_parts();
+    let body = match shape {
+        Shape::Whole => body,
+        Shape::NotModified => {
+            parts.status = StatusCode::NOT_MODIFIED;
+            not_modified(&mut parts.headers);
+            ResponseBody::empty()
+        }
+        Shape::Part(range, of) => {
+            parts.status = StatusCode::PARTIAL_CONTENT;
+            let content_range = content_range(&range, of);
+            partial(&mut parts.headers, range.end - range.start);
+            parts.headers.insert(header::CONTENT_RANGE, content_range);
+            body.cut(&range)
+        }
+        Shape::Parts(ranges, of) => {
+            parts.status = StatusCode::PARTIAL_CONTENT;
+            let data = body.data().cloned().unwrap_or_default();
+            let frames = multipart(&mut parts.headers, &data, &ranges, of);
+            ResponseBody::parts(frames)
+        }
+        Shape::Unsatisfiable(of) => {
+            parts.status = StatusCode::RANGE_NOT_SATISFIABLE;
+            unsatisfiable(&mut parts.headers, of);
+            ResponseBody::empty()
+        }
+    };
+    Response::from_parts(parts, body)
+}
+
+/// What describes a body, and not the resource.
+const OF_THE_BODY: [HeaderName; 11] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
+    header::ACCEPT_RANGES,
+    header::TRAILER,
+];
+
+/// RFC 9110 §15.4.5: all but what its requester has with the body.
+fn not_modified(headers: &mut HeaderMap) {
+    let has_tag = headers.contains_key(header::ETAG);
+    retain(headers, |name| {
+        !(OF_THE_BODY.contains(name) || (has_tag && *name == header::LAST_MODIFIED))
+    });
+}
+
+/// RFC 9110 §15.3.7: as with the whole, but for what is said of the bytes that are sent.
+fn partial(headers: &mut HeaderMap, length: u64) {
+    retain(headers, |name| {
+        *name != header::TRAILER
+            && !["content-md5", "content-digest", "digest"].contains(&name.as_str())
+    });
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+}
+
+/// RFC 9110 §15.5.17: nothing of what is stored, but its length. Nor for how long it is fresh: else a cache on the way could keep this
+/// for the answer to those who ask for the whole.
+fn unsatisfiable(headers: &mut HeaderMap, Of(length): Of) {
+    const OF_WHAT_IS_STORED: [HeaderName; 5] = [
+        header::ETAG,
+        header::LAST_MODIFIED,
+        header::CONTENT_LOCATION,
+        header::CONTENT_DISPOSITION,
+        header::EXPIRES,
+    ];
+    retain(headers, |name| {
+        let is_lifetime = name.as_str().ends_with("cache-control") || name == "surrogate-control";
+        !(is_lifetime || OF_THE_BODY.contains(name) || OF_WHAT_IS_STORED.contains(name))
+    });
+    let content_range = format!("bytes */{length}");
+    headers.insert(header::CONTENT_RANGE, text(content_range));
+}
+
+fn content_range(range: &Range<u64>, Of(length): Of) -> HeaderValue {
+    let last = range.end.saturating_sub(1);
+    text(format!("bytes {}-{last}/{length}", range.start))
+}
+
+/// A value that is made of digits and ASCII.
+fn text(value: String) -> HeaderValue {
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Several parts in one body (RFC 9110 §14.6), each behind its own head. The parts are not copied.
+fn multipart(headers: &mut HeaderMap, whole: &Bytes, ranges: &[Range<u64>], of: Of) -> Vec<Bytes> {
+    let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
+    let parts = ranges.iter();
+    let parts: Vec<_> = parts
+        .map(|range| whole.slice(index(range.start)..index(range.end)))
+        .collect();
+    let boundary = boundary(&parts);
+    let content_type = headers.get(header::CONTENT_TYPE).cloned();
+    let mut frames = Vec::with_capacity(2 * parts.len() + 1);
+    for (range, part) in ranges.iter().zip(parts) {
+        let start = if frames.is_empty() { "--" } else { "\r\n--" };
+        let mut head = format!("{start}{boundary}\r\n").into_bytes();
+        if let Some(content_type) = &content_type {
+            head.extend_from_slice(b"content-type: ");
+            head.extend_from_slice(content_type.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"content-range: ");
+        head.extend_from_slice(content_range(range, of).as_bytes());
+        head.extend_from_slice(b"\r\n\r\n");
+        frames.extend([head.into(), part]);
+    }
+    frames.push(format!("\r\n--{boundary}--\r\n").into());
+    let bytes: usize = frames.iter().map(Bytes::len).sum();
+    // What there is of several ranges is said with each.
+    retain(headers, |name| *name != header::CONTENT_RANGE);
+    partial(headers, bytes as u64);
+    let content_type = format!("multipart/byteranges; boundary={boundary}");
+    headers.insert(header::CONTENT_TYPE, text(content_type));
+    frames
+}
+
+/// What stands between parts, and occurs in none. Nobody who writes a body can know it.
+fn boundary(parts: &[Bytes]) -> String {
+    loop {
+        let chance = || RandomState::new().hash_one(parts.len());
+        let boundary = format!("{:016x}{:016x}", chance(), chance());
+        let finder = memmem::Finder::new(&boundary);
+        if parts.iter().all(|part| finder.find(part).is_none()) {
+            return boundary;
+        }
+    }
+}
