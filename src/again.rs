@@ -100,7 +100,7 @@ where
         parts.extensions.insert(Anew::new(&self.config.shared));
         let mut lookup = Lookup::new(&self.config);
         lookup.key = KeyBytes::from_slice(key);
-        lookup.head_bytes = asked.head_bytes;
+        lookup.reach = asked.reach;
         let identity = self.config.selection.identity(&parts.headers);
         lookup.identity = identity.unwrap_or(Identity::Authorized);
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! What becomes of the inner service's answer when its head is known.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, Response, StatusCode, header, response};
 use http_body::{Body, SizeHint};
@@ -73,7 +73,7 @@ impl Errand {
         }
     }
 
-    fn judge<B: Body, E>(
+    pub(crate) fn judge<B: Body, E>(
         mut self,
         asked: Sent,
         scope: CacheScope,
@@ -90,6 +90,10 @@ impl Errand {
             && let Some(asked_for) = self.asked_for.take()
         {
             return self.not_modified(asked, scope, in_flight, &asked_for, parts);
+        }
+        if let Some(told_of) = self.told_of.take() {
+            let response = Response::from_parts(parts, body);
+            return self.head(&asked, scope, in_flight, &told_of, response);
         }
         let hint = body.size_hint();
         let verdict = match self.verdict(&asked, &scope, &parts, &hint, None) {
@@ -135,6 +139,7 @@ impl Errand {
         head: response::Parts,
         hint: SizeHint,
     ) -> (Response<()>, Recorder) {
+        self.settle_key(&plan, reason);
         let tags = self.hashes(&plan);
         let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
         let mut head = self.labelled(Response::from_parts(head, ()), reason);
@@ -187,11 +192,7 @@ impl Errand {
         self.is_not_modified = true;
         let stored = pinned.entry();
         let is_same = stored.head.is_named_by(&not_modified.headers);
-        let mut parts = stored.head.updated_by(not_modified);
-        let mut hint = SizeHint::new();
-        if stored.length_known {
-            hint.set_exact(stored.body.len() as u64);
-        }
+        let (mut parts, hint) = stored.updated_by(not_modified);
         let verdict = match self.verdict(&asked, &scope, &parts, &hint, Some(stored)) {
             Ok(verdict) => verdict,
             Err(panic) => return self.panicked(panic),
@@ -231,13 +232,47 @@ impl Errand {
                 return Concluded::Passed(head.map(|()| ResponseBody::stored(stored)));
             }
         };
-        let (head, mut recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);
+        let (head, recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);
         let reader = recorder.recording().reader();
-        if !stored.body.is_empty() {
-            recorder.data(&stored.body, true);
-        }
-        recorder.finish(stored.trailers.as_deref().cloned());
+        recorder.copy(stored);
         Concluded::Passed(head.map(|()| ResponseBody::followed(reader)))
+    }
+
+    /// The answer to a HEAD, which tells of what is stored whether it is still so (RFC 9111 §4.3.5).
+    fn head<B, E>(
+        self,
+        asked: &Sent,
+        scope: CacheScope,
+        in_flight: InFlight,
+        pinned: &Pinned,
+        response: Response<B>,
+    ) -> Concluded<B, E> {
+        let stored = pinned.entry();
+        let (parts, body) = response.into_parts();
+        if parts.status != stored.head.status {
+            let response = Response::from_parts(parts, body);
+            return Concluded::Passed(self.passed(response, Reason::Head));
+        }
+        if !stored.is_told_of_by(&parts.headers) || !pinned.is_valid() {
+            self.drop_stored(stored);
+            let response = Response::from_parts(parts, body);
+            return Concluded::Passed(self.passed(response, Reason::Head));
+        }
+        let (updated, hint) = stored.updated_by(parts);
+        let planned = match self.verdict(asked, &scope, &updated, &hint, Some(stored)) {
+            Ok(Verdict::Store(plan)) => plan,
+            Ok(_) => {
+                // It is not to be shared any more.
+                self.drop_stored(stored);
+                let response = Response::from_parts(updated, body);
+                return Concluded::Passed(self.passed(response, Reason::Head));
+            }
+            Err(panic) => return self.panicked(panic),
+        };
+        let planned = (planned, None);
+        let (head, recorder) = self.recorded(asked, scope, in_flight, planned, updated, hint);
+        recorder.copy(stored);
+        Concluded::Passed(head.map(|()| ResponseBody::empty()))
     }
 
     /// Nobody else gets the answer before it was validated: who waits for it asks for itself.
@@ -278,6 +313,7 @@ impl Errand {
             at: SystemTime::now(),
             delay: asked.at.elapsed(),
             is_renewal: self.held.renewal.is_some(),
+            is_post: self.is_post,
             origin: asked.origin.clone(),
         };
         catch(|| self.config.policy.judge(candidate))
@@ -287,7 +323,34 @@ impl Errand {
     fn hashes(&self, plan: &Plan) -> Box<[u64]> {
         let purges = &self.config.shared.purges;
         let tags = plan.tags.iter().map(|tag| purges.hash_tag(tag));
-        tags.chain([self.keys.request, self.keys.target]).collect()
+        let of_all_queries = self
+            .keys
+            .searched
+            .as_ref()
+            .filter(|_| plan.head.search.is_some());
+        let path = of_all_queries.map(|searched| self.config.path_hash(&searched.path));
+        tags.chain([self.keys.request, self.keys.target])
+            .chain(path)
+            .collect()
+    }
+
+    /// The key under which the response is stored: with no more of the query than matters, as it says itself.
+    fn settle_key(&mut self, plan: &Plan, reason: Option<Reason>) {
+        let Some(searched) = &self.keys.searched else {
+            return;
+        };
+        let rule = plan.head.search.as_ref();
+        self.keys.key = rule.map_or_else(
+            || searched.exact.clone(),
+            |rule| {
+                let query = searched.query.as_deref();
+                searched.reach.search(&searched.exact, rule, query)
+            },
+        );
+        if reason.is_none() {
+            let searches = &self.config.shared.searches;
+            searches.learn(&searched.path, rule);
+        }
     }
 
     /// Why it is known already that the answer will not be stored.
@@ -338,11 +401,15 @@ impl Errand {
     /// What is stored is no more, says the inner service.
     fn end_what_is_stored(&mut self) {
         if let Some(entry) = self.held.renewal.take().map(Renewal::end) {
-            let memory = &self.config.shared.memory;
-            memory.retain(&self.keys.key, |stored| {
-                !std::ptr::eq(stored, &raw const *entry)
-            });
+            self.drop_stored(&entry);
         }
+    }
+
+    fn drop_stored(&self, entry: &Arc<Entry>) {
+        let memory = &self.config.shared.memory;
+        memory.retain(&self.keys.key, |stored| {
+            !std::ptr::eq(stored, &raw const **entry)
+        });
     }
 
     fn passed<B>(&self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {

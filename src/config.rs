@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, request};
 
 use crate::{
     entry::Cells,
-    key::{Identity, KeyBytes, KeyPrefix, Selection},
+    key::{Identity, KeyBytes, KeyPrefix, Reach, Selection},
     policy::{Credentials, Policy},
     shared::{Keyed, Shared},
     status::{CacheStatus, Reason, StatusName},
@@ -36,6 +36,11 @@ impl Config {
         self.shared
             .purges
             .hash_target(&self.selection.target(parts))
+    }
+
+    /// What an unsafe request to any target of this path marks: what is stored for many queries.
+    pub(crate) fn path_hash(&self, path: &[u8]) -> u64 {
+        self.shared.purges.hash_path(path)
     }
 }
 
@@ -178,13 +183,13 @@ impl<K> KeyMaker<K> {
         &self,
         parts: &mut request::Parts,
         key: &mut KeyBytes,
-    ) -> Result<(Identity, usize), Reason> {
+    ) -> Result<(Identity, Reach), Reason> {
         let identity = match (self.selection.identity(&parts.headers), self.credentials) {
             (Err(_), Credentials::IfPermitted) => Identity::Authorized,
             (identity, _) => identity?,
         };
-        let head_bytes = self.encode(parts, key)?;
-        Ok((identity, head_bytes))
+        let reach = self.encode(parts, key)?;
+        Ok((identity, reach))
     }
 
     /// Makes the key, whoever asks. Where it fails, what there is of the key ends with the part at which it did.
@@ -192,7 +197,7 @@ impl<K> KeyMaker<K> {
         &self,
         parts: &mut request::Parts,
         key: &mut KeyBytes,
-    ) -> Result<usize, Reason> {
+    ) -> Result<Reach, Reason> {
         self.selection
             .encode(&self.prefix, parts, self.max_bytes, key)
     }
@@ -203,7 +208,7 @@ impl<K: Send + Sync + std::fmt::Debug> Keyed for KeyMaker<K> {
         let mut key = KeyBytes::new();
         let selection = &self.selection;
         let head = selection.encode_head(&self.prefix, parts, self.max_bytes, &mut key);
-        head.ok().map(|()| key.to_vec())
+        head.ok().map(|_| key.to_vec())
     }
 
     fn makes(&self, mut parts: request::Parts, key: &[u8]) -> bool {

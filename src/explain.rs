@@ -35,7 +35,7 @@ impl Explain for Layered<Body> {
             if too_long {
                 return Err(Reason::RequestBodyNotKeyed);
             }
-            lookup.put_body(&self.keys, &parts, body, None)
+            lookup.put_body(self, &parts, body, None)
         });
         self.explained(lookup, admitted, parts)
     }

@@ -41,44 +41,57 @@ impl Invalidation {
     }
 
     /// The inner service has answered: purged is what its answer says is changed. It is so before the answer goes to its requester.
-    pub(crate) fn answered(mut self, status: StatusCode, headers: &HeaderMap) {
+    /// Returns the epoch of the purge, if there was one.
+    pub(crate) fn answered(mut self, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
         self.is_pending = false;
         // RFC 9111 §4.4: an answer that is no error. What is only announced is none yet.
         if !status.is_success() && !status.is_redirection() {
-            return;
+            return None;
         }
         let purges = &self.config.shared.purges;
-        let mut hashes = vec![self.config.target_hash(&self.request)];
+        let mut hashes = self.hashes_of(&self.request);
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
-            hashes.extend(self.named(headers, &name));
+            let named = self.named(headers, &name);
+            hashes.extend(named.iter().flat_map(|named| self.hashes_of(named)));
         }
         if self.config.policy.cache_groups {
             let origin = key::authority(&self.request);
             let groups = policy::invalidated_groups(origin.as_deref(), headers);
             hashes.extend(groups.iter().map(|tag| purges.hash_tag(tag)));
         }
-        self.purge(hashes);
+        Some(self.purge(hashes))
     }
 
     /// The target that a response names, if it is on the same origin (RFC 9111 §4.4 forbids the others).
-    fn named(&self, headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    fn named(&self, headers: &HeaderMap, name: &HeaderName) -> Option<request::Parts> {
         let mut request = self.request.clone();
         request.uri = resolved(&self.request, headers, name)?;
-        Some(self.config.target_hash(&request))
+        Some(request)
     }
 
-    fn purge(&self, hashes: Vec<u64>) {
+    /// What is marked to purge all that is stored for the target of a request.
+    fn hashes_of(&self, request: &request::Parts) -> Vec<u64> {
+        let config = &self.config;
+        let path = || config.path_hash(&config.selection.target_path(request));
+        let of_all_queries = config.policy.no_vary_search.then(path);
+        std::iter::once(config.target_hash(request))
+            .chain(of_all_queries)
+            .collect()
+    }
+
+    fn purge(&self, hashes: Vec<u64>) -> u64 {
         let shared = &self.config.shared;
-        shared.purges.purge(&Targets::any(hashes), Force::Hard);
+        let epoch = shared.purges.purge(&Targets::any(hashes), Force::Hard);
         count(&shared.counters.invalidations);
         shared.sweep_soon();
+        epoch
     }
 }
 
 impl Drop for Invalidation {
     fn drop(&mut self) {
         if self.is_pending {
-            self.purge(vec![self.config.target_hash(&self.request)]);
+            self.purge(self.hashes_of(&self.request));
         }
     }
 }

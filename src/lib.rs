@@ -92,6 +92,7 @@ mod lookup;
 mod mutant;
 mod pinned;
 mod policy;
+mod post;
 mod purge;
 mod recorder;
 mod recording;

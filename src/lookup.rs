@@ -6,11 +6,13 @@ use http::{HeaderMap, Method, request};
 use tokio::time::Instant;
 
 use crate::{
-    config::{Config, KeyMaker, Layered},
+    config::{Config, Layered},
     entry::{Entry, Life},
     explanation::Standing,
-    key::{self, Body, Identity, KeyBytes},
+    field::NoVarySearch,
+    key::{self, Body, Identity, KeyBytes, Reach},
     policy::{self, Acceptance},
+    recorder::{Keys, Searched},
     renewal::Renewal,
     shared::Told,
     status::{Forward, Reason},
@@ -20,16 +22,26 @@ use crate::{
 };
 
 /// What a request looks for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Lookup {
     pub(crate) key: KeyBytes,
-    /// How much of the key a purge by request marks.
-    pub(crate) head_bytes: usize,
+    /// What stands where in the key.
+    pub(crate) reach: Reach,
+    /// Where the key has not all of the query in it.
+    search: Option<Box<Search>>,
     pub(crate) identity: Identity,
     /// Taken before the store is looked at.
     pub(crate) arrival: Arrival,
     /// What the request accepts of what is stored.
     pub(crate) acceptance: Acceptance,
+}
+
+/// A request that is looked for by no more of its query than matters.
+#[derive(Debug, Clone)]
+struct Search {
+    /// The key with all of the query.
+    exact: KeyBytes,
+    rule: Arc<NoVarySearch>,
 }
 
 /// What was found.
@@ -131,7 +143,8 @@ impl Lookup {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             key: KeyBytes::new(),
-            head_bytes: 0,
+            reach: Reach::default(),
+            search: None,
             identity: Identity::None,
             arrival: config.shared.purges.arrive(),
             acceptance: Acceptance::default(),
@@ -150,7 +163,9 @@ impl Lookup {
         has_body: bool,
     ) -> Result<(), Reason> {
         policy::admit(parts, has_body)?;
-        self.make_key(layered, parts)
+        self.make_key(layered, parts)?;
+        self.find_rule(&layered.config, parts);
+        Ok(())
     }
 
     /// As [`admit_head`](Self::admit_head), of a request whose body is to be in the key, but is not yet.
@@ -175,11 +190,12 @@ impl Lookup {
     /// The reason for which the request passes by after all.
     pub(crate) fn put_body(
         &mut self,
-        keys: &KeyMaker<Body>,
+        layered: &Layered<Body>,
         parts: &request::Parts,
         body: &[u8],
         trailers: Option<&HeaderMap>,
     ) -> Result<(), Reason> {
+        let keys = &layered.keys;
         keys.selection
             .put_of_the_body(&parts.headers, &mut self.key);
         if !keys.body.put(parts, body, trailers, &mut self.key) {
@@ -188,7 +204,36 @@ impl Lookup {
         if self.key.len() > keys.max_bytes {
             return Err(Reason::KeyTooLong);
         }
+        self.find_rule(&layered.config, parts);
         Ok(())
+    }
+
+    /// Leaves out of the key what does not matter of the query, as a response of the same path has said, unless something is stored
+    /// for the very query.
+    fn find_rule(&mut self, config: &Config, parts: &request::Parts) {
+        if !config.policy.no_vary_search {
+            return;
+        }
+        let shared = &config.shared;
+        let path = || config.selection.target_path(parts);
+        let Some(rule) = shared.searches.get(path) else {
+            return;
+        };
+        if shared.memory.get(&self.key).is_some() {
+            return;
+        }
+        let searched = self.reach.search(&self.key, &rule, parts.uri.query());
+        if searched.len() <= config.policy.max_key_bytes {
+            let exact = std::mem::replace(&mut self.key, searched);
+            self.search = Some(Box::new(Search { exact, rule }));
+        }
+    }
+
+    /// The key with all of the query in it.
+    pub(crate) fn exact(&self) -> &KeyBytes {
+        self.search
+            .as_ref()
+            .map_or(&self.key, |search| &search.exact)
     }
 
     fn make_key<K>(
@@ -198,7 +243,7 @@ impl Lookup {
     ) -> Result<(), Reason> {
         let policy = &layered.config.policy;
         policy.admit_preconditions(&parts.headers)?;
-        (self.identity, self.head_bytes) = layered.keys.make(parts, &mut self.key)?;
+        (self.identity, self.reach) = layered.keys.make(parts, &mut self.key)?;
         self.acceptance = policy.acceptance(parts);
         Ok(())
     }
@@ -217,7 +262,11 @@ impl Lookup {
         let now = Instant::now();
         let mut forward = Forward::VaryMiss;
         let mut stale = None;
+        let needs_fields = slot.needs_fields(now);
         for entry in slot.entries() {
+            if needs_fields && !entry.head.names_fields {
+                continue;
+            }
             let standing = self.standing(entry, config, headers, now);
             let (served, wants_renewal) = match standing {
                 Standing::OtherVariant => continue,
@@ -318,8 +367,19 @@ impl Lookup {
     }
 
     /// Whether a response that this request waited for is for it.
-    pub(crate) fn is_answered_by(&self, told: &Told, headers: &HeaderMap) -> bool {
-        self.may_be_told(told.head.for_authorized) && told.head.vary.matches(headers)
+    pub(crate) fn is_answered_by(&self, told: &Told, config: &Config, headers: &HeaderMap) -> bool {
+        self.may_be_told(told.head.for_authorized)
+            && told.head.vary.matches(headers)
+            && self.is_for_this_query(told, config)
+    }
+
+    /// Whether what the other request did not look at does not matter, also by what the response says now.
+    fn is_for_this_query(&self, told: &Told, config: &Config) -> bool {
+        let Some(search) = &self.search else {
+            return true;
+        };
+        let by_the_same_rule = told.head.search.as_ref() == Some(&search.rule);
+        by_the_same_rule || told.tags.contains(&self.request_hash(config))
     }
 
     /// Whether no purge came between the call of its handler and this request.
@@ -359,8 +419,28 @@ impl Lookup {
         flight
     }
 
+    /// The keys of an answer to this request, which others wait for by this one.
+    pub(crate) fn keys(&self, config: &Config, parts: &request::Parts, flight: KeyBytes) -> Keys {
+        let searched = config.policy.no_vary_search.then(|| Searched {
+            exact: self.exact().clone(),
+            reach: self.reach,
+            query: parts.uri.query().map(Into::into),
+            path: config.selection.target_path(parts),
+        });
+        Keys {
+            key: self.key.clone(),
+            request: self.request_hash(config),
+            target: config.target_hash(parts),
+            searched,
+            flight,
+        }
+    }
+
     /// The hash that a purge by request marks.
     pub(crate) fn request_hash(&self, config: &Config) -> u64 {
-        config.shared.purges.hash_key(&self.key[..self.head_bytes])
+        config
+            .shared
+            .purges
+            .hash_key(&self.exact()[..self.reach.head])
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     error::BodyError,
     flight::{Leader, Opinion},
     grpc::Messages,
-    key::{Identity, KeyBytes},
+    key::{Identity, KeyBytes, Reach},
     pinned::Pinned,
     policy::Plan,
     recording::Recording,
@@ -32,8 +32,21 @@ pub(crate) struct Keys {
     pub(crate) request: u64,
     /// The hash of the request's target: what an unsafe request to the same marks.
     pub(crate) target: u64,
+    /// Where the response may say what of the query matters.
+    pub(crate) searched: Option<Searched>,
     /// The key by which requests wait for each other: the stored one, with the variant and what sets callers apart.
     pub(crate) flight: KeyBytes,
+}
+
+/// What the key is made of again, when the response has said what of the query matters.
+#[derive(Debug, Clone)]
+pub(crate) struct Searched {
+    /// The key with all of the query.
+    pub(crate) exact: KeyBytes,
+    pub(crate) reach: Reach,
+    pub(crate) query: Option<Box<str>>,
+    /// The request's target without its query.
+    pub(crate) path: KeyBytes,
 }
 
 /// What a fill is for, apart from the call itself.
@@ -46,6 +59,8 @@ pub(crate) struct Errand {
     pub(crate) audience: Audience,
     /// What the inner service is asked whether it has changed.
     pub(crate) asked_for: Option<Arc<Pinned>>,
+    /// What a HEAD may say that it has changed.
+    pub(crate) told_of: Option<Arc<Pinned>>,
     /// How it can be asked again.
     pub(crate) asked: Option<(Asked, Arc<dyn Keyed>)>,
     /// Told when the answer is stored.
@@ -56,6 +71,8 @@ pub(crate) struct Errand {
     pub(crate) is_nested: bool,
     /// The inner service has said that what is stored is what it would answer.
     pub(crate) is_not_modified: bool,
+    /// The request is a POST, whose answer a GET may have.
+    pub(crate) is_post: bool,
     pub(crate) held: Held,
 }
 
@@ -271,6 +288,14 @@ impl Recorder {
         self.held.fail();
     }
 
+    /// Records what is stored already, which is to be stored anew.
+    pub(crate) fn copy(mut self, stored: &Entry) {
+        if !stored.body.is_empty() {
+            self.data(&stored.body, true);
+        }
+        self.end(stored.trailers.as_deref().cloned());
+    }
+
     /// The body has come to its end.
     pub(crate) fn finish(mut self, trailers: Option<HeaderMap>) {
         self.end(trailers);
@@ -324,9 +349,14 @@ impl Recorder {
             return false;
         }
         let recording = &self.told.recording;
+        let policy = &self.config.policy;
+        let (mut head, body) = (self.told.head.clone(), recording.to_bytes());
+        if policy.etag_from_body && self.messages.is_none() {
+            head.name_by(&body);
+        }
         let entry = Entry::new(
-            self.told.head.clone(),
-            recording.to_bytes(),
+            head,
+            body,
             trailers.as_ref().map(shared_trailers),
             recording.exact_length().is_some(),
             Stamp::new(birth.at(), self.told.tags.clone()),
@@ -336,7 +366,9 @@ impl Recorder {
         .recorded(self.recorded.take());
         let fits = shared.memory.fits(&entry);
         if fits {
-            shared.memory.put(&self.keys.key, entry);
+            shared
+                .memory
+                .put(&self.keys.key, entry, policy.max_variants);
             if !self.alone {
                 shared.refusals.forget(&self.keys.flight);
             }

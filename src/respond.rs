@@ -22,7 +22,7 @@ use crate::{
     lookup::{Found, Hit, Lookup, Missing},
     pinned::Pinned,
     policy,
-    recorder::{Audience, Errand, Held, Keys},
+    recorder::{Audience, Errand, Held},
     renewal::Renewal,
     reply,
     shared::{Answer, Keyed, Shared, Told, count},
@@ -85,6 +85,10 @@ where
         if let Some(reason) = self.goes_alone() {
             return self.pass(reason, deadline).await;
         }
+        if self.request.0.method == Method::HEAD {
+            let flight = self.flight();
+            return self.alone(flight, None, deadline).await;
+        }
         // Who wants what is newer does not wait for what may be older.
         if self.anew.is_some() || self.lookup.acceptance.wants_news() {
             return self.ask_anew(deadline).await;
@@ -102,7 +106,8 @@ where
     fn goes_alone(&self) -> Option<Reason> {
         let parts = &self.request.0;
         let is_for_a_part = || policy::asks_for_a_part(parts) && self.missing.stale.is_none();
-        if parts.method == Method::HEAD {
+        let updates = self.config.policy.is_by_the_book() && self.pinned.is_some();
+        if parts.method == Method::HEAD && !updates {
             // It is forwarded as it is, and fills nothing: its answer has no body to store.
             Some(Reason::Head)
         } else if self.lookup.acceptance.no_store() {
@@ -149,7 +154,10 @@ where
             }
             let landing = follower.wait(deadline).await;
             if let Landing::Answer(Answer::Told(told)) = &landing {
-                if !self.lookup.is_answered_by(told, &self.request.0.headers) {
+                if !self
+                    .lookup
+                    .is_answered_by(told, &self.config, &self.request.0.headers)
+                {
                     let headers = &self.request.0.headers;
                     flight = self.lookup.flight_key(headers, Some(&told.head.vary));
                     continue;
@@ -345,12 +353,8 @@ where
 
     /// What was stored between the miss and the start of a flight.
     fn look_again(&self) -> Option<Hit> {
-        let lookup = Lookup {
-            key: self.lookup.key.clone(),
-            arrival: self.config.shared.purges.arrive(),
-            acceptance: self.lookup.acceptance.clone(),
-            ..self.lookup
-        };
+        let mut lookup = self.lookup.clone();
+        lookup.arrival = self.config.shared.purges.arrive();
         let Found::Hit(hit) = lookup.look(&self.config, &self.request.0.headers) else {
             return None;
         };
@@ -439,8 +443,9 @@ where
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let shared = self.config.shared.clone();
         let fallback = self.fallback();
+        let is_head = self.request.0.method == Method::HEAD;
         let held = Held {
-            renewal: self.take_renewal(),
+            renewal: (!is_head).then(|| self.take_renewal()).flatten(),
             leader: None,
             permit,
         };
@@ -474,6 +479,8 @@ where
         let as_asked = is_sealed.then(|| self.request.0.headers.clone());
         self.ask_for_the_whole();
         let parts = &mut self.request.0;
+        let is_head = parts.method == Method::HEAD;
+        let told_of = self.pinned.clone().filter(|_| is_head);
         let pinned = self.pinned.filter(|_| held.renewal.is_some());
         let asked_for = pinned.filter(|pinned| policy::ask_conditionally(parts, pinned.entry()));
         let mut known_tags = Tags::new();
@@ -488,20 +495,13 @@ where
                 version: parts.version,
                 extensions,
                 body: origin.body,
-                head_bytes: self.lookup.head_bytes,
+                reach: self.lookup.reach,
                 tags: Tags::new(),
                 again: origin.again,
             };
             (asked, origin.keys)
         });
-        let target = self.config.target_hash(parts);
-        let request = self.lookup.request_hash(&self.config);
-        let keys = Keys {
-            key: self.lookup.key,
-            request,
-            target,
-            flight,
-        };
+        let keys = self.lookup.keys(&self.config, parts, flight);
         let errand = Errand {
             config: self.config,
             keys,
@@ -509,10 +509,12 @@ where
             forward: self.missing.forward,
             audience,
             asked_for,
+            told_of,
             asked,
             anew: self.anew,
             is_nested: self.outer.is_some(),
             is_not_modified: false,
+            is_post: false,
             known_tags,
             held,
         };

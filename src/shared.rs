@@ -23,13 +23,14 @@ use crate::{
     flight::Flights,
     recording::Recording,
     status::Reason,
-    store::Memory,
+    store::{Memory, Searches},
     tags::{Birth, PurgeClock},
 };
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) memory: Memory,
+    pub(crate) searches: Searches,
     pub(crate) purges: Arc<PurgeClock>,
     pub(crate) flights: Arc<Flights<Answer>>,
     pub(crate) refusals: Refusals,
@@ -152,6 +153,7 @@ impl Shared {
     pub(crate) fn new(limits: &Limits, namespace: [&str; 2]) -> Self {
         Self {
             memory: Memory::new(limits.max_bytes),
+            searches: Searches::new(),
             purges: Arc::new(PurgeClock::new(limits.max_marks)),
             flights: Flights::new(),
             refusals: Refusals::new(limits.max_refusals),

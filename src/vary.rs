@@ -10,12 +10,20 @@ use crate::{
 /// The header fields that a response's `Vary` names, with the values that its request had; without those that are in
 /// the key, in whatever form the inner service saw them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Vary(Box<[Field]>);
+pub(crate) struct Vary {
+    fields: Box<[Field]>,
+    /// Whether the order of languages that are equally welcome does not matter, as RFC 9110 §12.5.4 has it. Handlers may take it
+    /// for one of preference.
+    any_order: bool,
+}
 
 #[derive(Debug, Clone)]
 struct Field {
     name: HeaderName,
+    /// As it came: most requests for the same have it so too.
     value: Value,
+    /// In the form that all its spellings share.
+    normal: Value,
     /// A line of it was marked so: it is not told.
     is_sensitive: bool,
 }
@@ -33,6 +41,7 @@ impl Vary {
     pub(crate) fn of(
         response: &HeaderMap,
         request: &HeaderMap,
+        any_order: bool,
         is_in_key: impl Fn(&HeaderName) -> bool,
     ) -> Result<Self, Reason> {
         let mut names: Vec<HeaderName> = Vec::new();
@@ -67,64 +76,70 @@ impl Vary {
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         let with_value = |name: HeaderName| Field {
             value: value(request, &name),
+            normal: normal(request, &name, any_order),
             is_sensitive: key::any_sensitive(request, &name),
             name,
         };
-        Ok(Self(names.into_iter().map(with_value).collect()))
+        Ok(Self {
+            fields: names.into_iter().map(with_value).collect(),
+            any_order,
+        })
     }
 
-    /// Whether every nominated field has the value that it had.
+    /// Whether every nominated field has the value that it had, however it is spelled (RFC 9111 §4.1).
     pub(crate) fn matches(&self, request: &HeaderMap) -> bool {
-        self.0.iter().all(|field| {
-            let stored = &field.value;
+        self.fields.iter().all(|field| {
             let mut lines = request.get_all(&field.name).iter();
-            match (lines.next(), lines.next()) {
-                (None, _) => stored.is_none(),
-                (Some(only), None) => stored.as_deref() == Some(only.as_bytes().trim_ascii()),
-                _ => *stored == value(request, &field.name),
-            }
+            let as_it_came = match (lines.next(), lines.next(), &field.value) {
+                (None, _, stored) => return stored.is_none(),
+                (Some(only), None, Some(stored)) => **stored == *only.as_bytes().trim_ascii(),
+                _ => false,
+            };
+            as_it_came || field.normal == normal(request, &field.name, self.any_order)
         })
     }
 
     /// Whether two responses are for the same requests.
     pub(crate) fn same_variant(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Field, &Field)| a.name == b.name && a.value == b.value;
-        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+        let same = |(a, b): (&Field, &Field)| a.name == b.name && a.normal == b.normal;
+        self.fields.len() == other.fields.len() && self.fields.iter().zip(&other.fields).all(same)
     }
 
     /// Whether two responses tell requests apart by the same fields: then either is for other requests than the other, or
     /// for the same.
     pub(crate) fn same_fields(&self, other: &Self) -> bool {
         let same = |(a, b): (&Field, &Field)| a.name == b.name;
-        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+        self.fields.len() == other.fields.len() && self.fields.iter().zip(&other.fields).all(same)
     }
 
     /// The fields that are told apart.
     pub(crate) fn names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.0.iter().map(|field| &field.name)
+        self.fields.iter().map(|field| &field.name)
     }
 
     /// Adds to a key what tells this request's variant from others, by the fields that this response nominates.
     pub(crate) fn put(&self, request: &HeaderMap, key: &mut KeyBytes) {
-        for Field { name, .. } in &self.0 {
-            key::put_variant(key, name, value(request, name).as_deref());
+        for Field { name, .. } in &self.fields {
+            let normal = normal(request, name, self.any_order);
+            key::put_variant(key, name, normal.as_deref());
         }
     }
 
     /// Each field, with the value that it had, as far as people may be told.
     pub(crate) fn told(&self) -> impl Iterator<Item = (HeaderName, Option<String>)> {
-        self.0.iter().map(|field| {
+        self.fields.iter().map(|field| {
             let told = |value| key::told(&field.name, value, field.is_sensitive);
             (field.name.clone(), field.value.as_deref().map(told))
         })
     }
 
     pub(crate) fn weight(&self) -> usize {
-        let fields = self.0.iter();
+        let fields = self.fields.iter();
         fields
             .map(|field| {
-                let value = field.value.as_ref().map_or(0, |value| value.len());
-                field.name.as_str().len() + value + 64
+                let length = |value: &Value| value.as_ref().map_or(0, |value| value.len());
+                let values = length(&field.value) + length(&field.normal);
+                field.name.as_str().len() + values + 80
             })
             .sum()
     }
@@ -141,6 +156,36 @@ fn value(headers: &HeaderMap, name: &HeaderName) -> Value {
     Some(value.into())
 }
 
+/// The value in a form that its spellings share: where white space around commas and the cut into lines do not matter, and no more than
+/// the field's own definition allows.
+fn normal(headers: &HeaderMap, name: &HeaderName, any_order: bool) -> Value {
+    let mut value = value(headers, name)?;
+    let is_coding = *name == header::ACCEPT_ENCODING;
+    // RFC 9110 §12.5.3, §12.5.4: codings and languages are the same in any case.
+    if is_coding || *name == header::ACCEPT_LANGUAGE {
+        value.make_ascii_lowercase();
+    }
+    let mut members: Vec<&[u8]> = members(&value).collect();
+    if is_coding || (any_order && *name == header::ACCEPT_LANGUAGE) {
+        members.sort_unstable();
+    }
+    Some(members.join(&b","[..]).into())
+}
+
+/// The members of a list: between commas that stand in no quoted string, without the white space around them.
+fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    let members = list.split(move |&b| {
+        match b {
+            b'"' if !escaped => quoted = !quoted,
+            _ => {}
+        }
+        escaped = quoted && b == b'\\' && !escaped;
+        b == b',' && !quoted
+    });
+    members.map(<[u8]>::trim_ascii)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,18 +199,18 @@ mod tests {
     }
 
     fn of(response: &HeaderMap, request: &HeaderMap) -> Result<Vary, Reason> {
-        Vary::of(response, request, |_| false)
+        Vary::of(response, request, false, |_| false)
     }
 
     #[test]
     fn what_is_in_the_key_is_not_compared_again() {
         let response = headers(&[("vary", "foo, bar")]);
         let request = headers(&[("foo", "1"), ("bar", "2")]);
-        let vary = Vary::of(&response, &request, |name| name == "foo").unwrap();
+        let vary = Vary::of(&response, &request, false, |name| name == "foo").unwrap();
         assert!(vary.matches(&headers(&[("foo", "other"), ("bar", "2")])));
         assert!(!vary.matches(&headers(&[("foo", "1"), ("bar", "other")])));
         let star = headers(&[("vary", "foo, *")]);
-        assert!(Vary::of(&star, &request, |_| true).is_err());
+        assert!(Vary::of(&star, &request, false, |_| true).is_err());
     }
 
     #[test]
@@ -193,6 +238,31 @@ mod tests {
         let vary = of(&headers(&[("vary", "foo")]), &headers(&[("foo", "1, 2")])).unwrap();
         assert!(vary.matches(&headers(&[("foo", "1"), ("foo", "2 ")])));
         assert!(!vary.matches(&headers(&[("foo", "2"), ("foo", "1")])));
+    }
+
+    #[test]
+    fn a_value_may_be_spelled_in_many_ways_as_far_as_its_definition_allows() {
+        let same = |name: &'static str, a: &str, b: &str, any_order| {
+            let response = headers(&[("vary", name)]);
+            let vary = Vary::of(&response, &headers(&[(name, a)]), any_order, |_| false).unwrap();
+            vary.matches(&headers(&[(name, b)]))
+        };
+        for (name, a, b, expected) in [
+            ("foo", "1,2", " 1 ,\t2 ", true),
+            ("foo", "1, 2", "2, 1", false),
+            ("foo", "a", "A", false),
+            ("foo", "\"1,2\"", "\"1, 2\"", false),
+            ("foo", "\"\\\",1\"", "\"\\\", 1\"", false),
+            ("foo", "1", "1,", false),
+            ("accept-encoding", "gzip, BR", "br,gzip", true),
+            ("accept-encoding", "gzip;q=0", "gzip", false),
+            ("accept-language", "DE, en", "de,EN", true),
+            ("accept-language", "de, en", "en, de", false),
+        ] {
+            assert_eq!(same(name, a, b, false), expected, "{name}: {a} {b}");
+        }
+        assert!(same("accept-language", "de, en;q=0.5", "EN;q=0.5,de", true));
+        assert!(!same("foo", "de, en", "en, de", true));
     }
 
     #[test]

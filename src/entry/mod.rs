@@ -3,14 +3,16 @@
 mod attempts;
 mod recorded;
 
-use std::time::Duration;
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, response};
+use http_body::SizeHint;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::{
-    field::retain,
+    field::{NoVarySearch, delta_seconds, retain},
     tags::{Stamp, TagNames},
     vary::Vary,
 };
@@ -34,6 +36,8 @@ pub(crate) struct Head {
     /// Without what was for one requester alone; with an `Age` of zero at the end, whose place every hit takes.
     pub(crate) headers: HeaderMap,
     pub(crate) vary: Vary,
+    /// What of the query it says that matters, where that is heeded.
+    pub(crate) search: Option<Arc<NoVarySearch>>,
     /// Whether requests with an unkeyed `Authorization` may have it (RFC 9111 §3.5).
     pub(crate) for_authorized: bool,
     pub(crate) ttl: Duration,
@@ -45,6 +49,10 @@ pub(crate) struct Head {
     /// How old it was when it came, in seconds.
     pub(crate) initial_age: u64,
     pub(crate) received: Instant,
+    /// When it was made, in seconds since 1970, as far as is known.
+    pub(crate) date: i64,
+    /// Whether it says by which fields it was chosen.
+    pub(crate) names_fields: bool,
 }
 
 impl Head {
@@ -63,6 +71,7 @@ impl Head {
             version: parts.version,
             headers,
             vary,
+            search: None,
             for_authorized: false,
             ttl,
             grace: Grace::default(),
@@ -70,6 +79,25 @@ impl Head {
             at_most: Duration::MAX,
             initial_age: 0,
             received,
+            date: 0,
+            names_fields: false,
+        }
+    }
+
+    /// Gives it a strong entity tag made of its body, if it is a whole one that has none (RFC 9110 §8.8.3).
+    pub(crate) fn name_by(&mut self, body: &[u8]) {
+        if self.status != StatusCode::OK || self.headers.contains_key(header::ETAG) {
+            return;
+        }
+        let digest = Sha256::digest(body);
+        let mut tag = String::with_capacity(TAG_BYTES * 2 + 2);
+        tag.push('"');
+        for byte in &digest[..TAG_BYTES] {
+            let _ = write!(tag, "{byte:02x}");
+        }
+        tag.push('"');
+        if let Ok(tag) = HeaderValue::try_from(tag) {
+            self.headers.insert(header::ETAG, tag);
         }
     }
 
@@ -120,7 +148,7 @@ impl Head {
     }
 
     /// This response, with what a 304 says of it in place of what it said itself (RFC 9111 §3.2).
-    pub(crate) fn updated_by(&self, not_modified: response::Parts) -> response::Parts {
+    fn updated_by(&self, not_modified: response::Parts) -> response::Parts {
         // What describes the body that a 304 does not have, or that it cannot change.
         const OF_THE_BODY: [HeaderName; 4] = [
             header::CONTENT_LENGTH,
@@ -156,9 +184,13 @@ impl Head {
         let fields: usize = fields
             .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
             .sum();
-        fields + self.vary.weight()
+        let search = self.search.as_ref().map_or(0, |search| search.weight());
+        fields + self.vary.weight() + search
     }
 }
+
+/// How much of a body's digest its entity tag is made of: so much that no two bodies have the same.
+const TAG_BYTES: usize = 16;
 
 /// What a header field takes besides its name and value: two handles of four words, its hash, its place in the index.
 pub(super) const FIELD_BYTES: usize = 96;
@@ -269,6 +301,26 @@ impl Entry {
             && self.stamp.stale_since().is_none()
             && !self.attempts.are_over();
         self.stale_by(now).err().filter(|_| may)
+    }
+
+    /// Whether the answer to a HEAD with these headers speaks of it (RFC 9111 §4.3.5): what they say of it is as it was.
+    pub(crate) fn is_told_of_by(&self, headers: &HeaderMap) -> bool {
+        let same = |name| headers.get(&name) == self.head.headers.get(&name);
+        let length = headers
+            .get(header::CONTENT_LENGTH)
+            .map(HeaderValue::as_bytes);
+        let as_long =
+            length.is_none_or(|length| delta_seconds(length) == Some(self.body.len() as u64));
+        same(header::ETAG) && same(header::LAST_MODIFIED) && as_long
+    }
+
+    /// Its head, with what a 304 or a HEAD says of it, and the length of its body.
+    pub(crate) fn updated_by(&self, news: response::Parts) -> (response::Parts, SizeHint) {
+        let mut hint = SizeHint::new();
+        if self.length_known {
+            hint.set_exact(self.body.len() as u64);
+        }
+        (self.head.updated_by(news), hint)
     }
 
     /// Whether a 304 may bring it back to life, for all that is known.

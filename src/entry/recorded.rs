@@ -17,7 +17,10 @@ use http::{
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Entry, FIELD_BYTES, of_its_own};
-use crate::tags::{Tag, Tags};
+use crate::{
+    key::Reach,
+    tags::{Tag, Tags},
+};
 
 /// A service that can be asked again.
 pub(crate) trait Again: Send + Sync + fmt::Debug {
@@ -94,8 +97,8 @@ pub(crate) struct Asked {
     pub(crate) extensions: Extensions,
     /// What of its body was read into its key.
     pub(crate) body: Bytes,
-    /// How much of the key a purge by request marks.
-    pub(crate) head_bytes: usize,
+    /// What stands where in the key.
+    pub(crate) reach: Reach,
     /// The tags that the application made of the whole of it.
     pub(crate) tags: Tags,
     pub(crate) again: Arc<AgainCell>,

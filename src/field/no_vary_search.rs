@@ -80,6 +80,20 @@ impl NoVarySearch {
         canonical
     }
 
+    /// It, as bytes: of two that are not equal, they are not.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let (kind, names) = match &self.parameters {
+            Parameters::Except(names) => (0, names),
+            Parameters::Only(names) => (1, names),
+        };
+        let mut bytes = vec![kind, u8::from(self.any_order)];
+        for name in names {
+            bytes.extend_from_slice(&(name.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        bytes
+    }
+
     /// Bytes that it takes.
     pub(crate) fn weight(&self) -> usize {
         let (Parameters::Except(names) | Parameters::Only(names)) = &self.parameters;

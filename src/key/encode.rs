@@ -62,6 +62,8 @@ tags! {
     RawCookies = 29,
     /// The item before it has no value, though it might have had one that says nothing.
     Absent = 30,
+    /// The query, as far as a response has said that it matters.
+    Search = 31,
 }
 
 pub(super) fn put(key: &mut KeyBytes, tag: Tag, value: &[u8]) {

@@ -41,7 +41,7 @@ pub(crate) use parts::{parts, text, told};
 use query::Query;
 use seal::Seal;
 use selection::Found;
-pub(crate) use selection::Selection;
+pub(crate) use selection::{Reach, Selection};
 pub(crate) use target::{as_sent, authority};
 pub use value::{KeyValue, KeyWriter};
 

@@ -107,6 +107,7 @@ fn word(tag: Tag) -> (&'static str, bool) {
         Tag::ForwardedElements => ("forwarded elements", true),
         Tag::RawCookies => ("cookies", true),
         Tag::RawQuery => ("query", true),
+        Tag::Search => ("query, as far as it matters", true),
         Tag::Parameter => ("parameter", true),
         Tag::Header => ("header", true),
         Tag::Cookie => ("cookie", true),

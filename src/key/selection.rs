@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, header, request::Parts};
 use super::capture;
 use super::{
     cookie,
-    encode::{KeyBytes, KeyPrefix, Tag, put},
+    encode::{KeyBytes, KeyPrefix, Tag, put, put_optional},
     forwarded,
     header::Header,
     identity::{self, Identity, Says},
@@ -22,7 +22,7 @@ use super::{
     target,
     value::{KeyValue, KeyWriter},
 };
-use crate::status::Reason;
+use crate::{field::NoVarySearch, status::Reason};
 
 /// The parts that were chosen.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +42,32 @@ pub(crate) struct Selection {
 }
 
 /// A part that is looked for in the request: an extension, or what a closure makes of it.
+/// What stands where in a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// From where to where the query does.
+    query: [usize; 2],
+    /// How much of it a purge by request marks: not what a router and proxies in front have added, which who purges does not
+    /// know.
+    pub(crate) head: usize,
+}
+
+impl Reach {
+    /// The key with nothing of the query but what matters, by this rule.
+    pub(crate) fn search(self, key: &[u8], rule: &NoVarySearch, query: Option<&str>) -> KeyBytes {
+        let [start, end] = self.query;
+        let mut searched = KeyBytes::from_slice(&key[..start]);
+        put_optional(
+            &mut searched,
+            Tag::Search,
+            &rule.to_bytes(),
+            Some(&rule.canonical(query)),
+        );
+        searched.extend_from_slice(&key[end..]);
+        searched
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct Found {
     tag: Tag,
@@ -100,8 +126,7 @@ impl fmt::Debug for Found {
 
 impl Selection {
     /// The key of a request, as far as its head goes, into a place of the caller's: it is too large to be moved about.
-    /// The parts are only borrowed: they are as they were. Returns how much of it is what a purge by request marks: not what
-    /// a router and proxies in front have added, which who purges does not know.
+    /// The parts are only borrowed: they are as they were.
     ///
     /// # Errors
     ///
@@ -112,16 +137,15 @@ impl Selection {
         parts: &mut Parts,
         limit: usize,
         key: &mut KeyBytes,
-    ) -> Result<usize, Reason> {
-        self.encode_head(prefix, parts, limit, key)?;
-        let head_bytes = key.len();
+    ) -> Result<Reach, Reason> {
+        let reach = self.encode_head(prefix, parts, limit, key)?;
         forwarded::put_forwarded(key, &parts.headers)?;
         #[cfg(feature = "axum")]
         self.put_captures(parts, key)?;
         if key.len() > limit {
             return Err(Reason::KeyTooLong);
         }
-        Ok(head_bytes)
+        Ok(reach)
     }
 
     /// As [`encode`](Self::encode), no further than a purge by request marks it.
@@ -131,7 +155,7 @@ impl Selection {
         parts: &Parts,
         limit: usize,
         key: &mut KeyBytes,
-    ) -> Result<(), Reason> {
+    ) -> Result<Reach, Reason> {
         if parts.uri.path().len() > limit {
             return Err(Reason::KeyTooLong);
         }
@@ -144,7 +168,9 @@ impl Selection {
             target::put_authority(key, parts);
         }
         target::put_path(key, parts);
+        let start = key.len();
         self.query.put(key, parts.uri.query());
+        let query = [start, key.len()];
         for header in &self.headers {
             header.put(key, &parts.headers);
         }
@@ -156,21 +182,30 @@ impl Selection {
             put(key, found.tag, found.name.as_bytes());
             (found.write)(parts, &mut KeyWriter::new(key)).ok_or(Reason::KeyPart)?;
         }
-        Ok(())
+        Ok(Reach {
+            query,
+            head: key.len(),
+        })
     }
 
     /// What a request is for, however it came (RFC 9110 §7.1), as far as that is in the key: two of one target may have
     /// keys that differ in all else.
     pub(crate) fn target(&self, parts: &Parts) -> KeyBytes {
+        let mut target = self.target_path(parts);
+        self.query.put(&mut target, target::as_sent(parts).query());
+        target
+    }
+
+    /// As [`target`](Self::target), without the query.
+    pub(crate) fn target_path(&self, parts: &Parts) -> KeyBytes {
         let mut target = KeyBytes::new();
         if !self.ignore_authority
             && let Some(authority) = target::authority(parts)
         {
             put(&mut target, Tag::Host, authority.as_bytes());
         }
-        let uri = target::as_sent(parts);
-        put(&mut target, Tag::Path, uri.path().as_bytes());
-        self.query.put(&mut target, uri.query());
+        let path = target::as_sent(parts).path();
+        put(&mut target, Tag::Path, path.as_bytes());
         target
     }
 

@@ -1,6 +1,9 @@
 //! May this response be stored, or at least be shared with those who wait for it now? One decision for both.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, StatusCode, header, response};
 use http_body::SizeHint;
@@ -9,7 +12,7 @@ use tokio::time::Instant;
 use super::{Policy, ResponseDirectives, groups};
 use crate::{
     entry::{Entry, Head},
-    field::ResponseControl,
+    field::{NoVarySearch, ResponseControl},
     grpc::{content_type_starts_with, is_grpc},
     key::{Identity, Selection},
     status::{Reason, ServedStale},
@@ -38,6 +41,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) delay: Duration,
     /// There is something stored that it would take the place of.
     pub(crate) is_renewal: bool,
+    /// It answers a POST.
+    pub(crate) is_post: bool,
     /// The host that the request is for.
     pub(crate) origin: Option<String>,
 }
@@ -107,7 +112,8 @@ impl Policy {
         let headers = &response.headers;
         let terms = self.terms(&candidate)?;
         let encoded = headers.contains_key(header::CONTENT_ENCODING);
-        let vary = Vary::of(headers, candidate.headers_as_asked, |name| {
+        let (asked, any_order) = (candidate.headers_as_asked, self.is_by_the_book());
+        let vary = Vary::of(headers, asked, any_order, |name| {
             candidate.selection.settles(name, encoded)
         })?;
         if content_type_starts_with(headers, b"text/event-stream") {
@@ -133,6 +139,11 @@ impl Policy {
         head.grace = terms.grace;
         head.may_be_stale = terms.may_be_stale;
         head.at_most = candidate.at_most();
+        head.date = terms.date;
+        head.names_fields = headers.contains_key(header::VARY);
+        if self.no_vary_search {
+            head.search = NoVarySearch::of(headers).map(Arc::new);
+        }
         self.strip(&mut head.headers);
         for name in &terms.without {
             head.headers.remove(name);

@@ -20,6 +20,8 @@ pub(super) struct Terms {
     pub(super) grace: Grace,
     /// How old it is, in seconds.
     pub(super) age: u64,
+    /// When it was made, in seconds since 1970.
+    pub(super) date: i64,
     pub(super) for_authorized: bool,
     /// Whether a request may have it stale that asks for it so.
     pub(super) may_be_stale: bool,
@@ -87,6 +89,7 @@ impl Policy {
             ttl: self.shortened(ttl, candidate),
             grace,
             age,
+            date: date(candidate),
             for_authorized,
             may_be_stale: !must_revalidate,
             alone: false,
@@ -119,6 +122,8 @@ impl Policy {
         let stated = stated_lifetime(candidate, &control, is_targeted);
         let lifetime = match stated {
             Some(lifetime) => lifetime,
+            // RFC 9110 §9.3.3: the answer to a POST only if it says itself for how long it is fresh.
+            None if candidate.is_post => return Err(Reason::Method),
             None => self.unstated_lifetime(candidate, &control)?,
         };
         let has_to_be_validated = !keeps_back(control.no_cache.as_ref(), &mut without);
@@ -146,6 +151,7 @@ impl Policy {
             ttl,
             grace,
             age,
+            date: date(candidate),
             for_authorized,
             may_be_stale,
             alone: ttl.is_zero() && grace.while_revalidate.is_zero(),

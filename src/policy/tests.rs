@@ -27,6 +27,7 @@ fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verd
         at: std::time::SystemTime::now(),
         delay: Duration::ZERO,
         is_renewal: false,
+        is_post: false,
         origin: None,
     })
 }

@@ -25,7 +25,9 @@ use crate::{
     future::ResponseFuture,
     key::Head,
     lookup::{Found, Lookup, Missing},
-    policy, reply,
+    policy,
+    post::Post,
+    reply,
     respond::{Missed, Origin},
     shaped::{self, Wish},
     shared::Keyed,
@@ -149,7 +151,10 @@ where
     let mut lookup = Lookup::new(config);
     let admitted = lookup.admit_head(layered, &mut parts, !body.is_end_stream());
     if let Err(reason) = admitted {
-        return ResponseFuture::pass(inner.clone(), (parts, body), config.clone(), reason);
+        return match Post::of(layered, inner, (parts, body)) {
+            Ok(post) => ResponseFuture::long_way(Box::pin(post.respond())),
+            Err(request) => ResponseFuture::pass(inner.clone(), request, config.clone(), reason),
+        };
     }
     look(config, inner, (parts, body), lookup, origin)
 }

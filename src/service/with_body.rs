@@ -107,14 +107,14 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let Layered { config, keys, .. } = &*self.layered;
+        let config = &self.layered.config;
         let (mut parts, body) = request.into_parts();
         let body = ReplayBody::unread(body);
         let mut lookup = Lookup::new(config);
         let mut admitted = lookup.admit(&self.layered, &mut parts);
         let is_empty = body.is_end_stream();
         if is_empty && admitted.is_ok() {
-            admitted = lookup.put_body(keys, &parts, b"", None);
+            admitted = lookup.put_body(&self.layered, &parts, b"", None);
         }
         if let Err(reason) = admitted {
             let inner = self.inner.clone();
@@ -170,7 +170,7 @@ where
         self.lookup.arrival = self.layered.config.shared.purges.arrive();
         let keyed = if is_read {
             let (data, trailers) = (body.data(), body.trailers());
-            self.lookup.put_body(keys, parts, data, trailers)
+            self.lookup.put_body(&self.layered, parts, data, trailers)
         } else {
             Err(Reason::RequestBodyNotKeyed)
         };

@@ -1,13 +1,15 @@
 //! Memory: moka, bounded in bytes. It is storage only: whether what it holds may be served is decided by who reads it.
 
-use std::{fmt, sync::Arc};
+use std::{cmp::Reverse, fmt, sync::Arc};
 
 use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
 
-use crate::{entry::Entry, vary::Vary};
+use tokio::time::Instant;
 
-/// The variants kept of one response; beyond them, the oldest leaves.
-const MAX_VARIANTS: usize = 12;
+use crate::{
+    entry::{Entry, Life},
+    vary::Vary,
+};
 
 pub(crate) struct Memory {
     cache: Cache<Box<[u8]>, Slot>,
@@ -25,7 +27,7 @@ impl fmt::Debug for Memory {
     }
 }
 
-/// What is stored under one key: a response, or the variants of one, the newest first.
+/// What is stored under one key: a response, or the variants of one, the most recent first (RFC 9111 §4.1).
 #[derive(Debug, Clone)]
 pub(crate) enum Slot {
     One(Arc<Entry>),
@@ -37,6 +39,16 @@ impl Slot {
         match self {
             Self::One(entry) => std::slice::from_ref(entry),
             Self::Variants(entries) => entries,
+        }
+    }
+
+    /// Whether what does not say by which fields it was chosen is to be left alone: another that is fresh does say (RFC 9111 §4.1).
+    pub(crate) fn needs_fields(&self, now: Instant) -> bool {
+        match self {
+            Self::One(_) => false,
+            Self::Variants(entries) => entries
+                .iter()
+                .any(|entry| entry.head.names_fields && matches!(entry.life(now), Life::Fresh(_))),
         }
     }
 
@@ -55,15 +67,18 @@ impl Slot {
         same.any(|other| other.head.received > entry.head.received)
     }
 
-    /// With this entry in place of what was stored for the same variant.
-    fn with(&self, entry: Arc<Entry>) -> Option<Self> {
+    /// With this entry in place of what was stored for the same variant. Beyond so many, the oldest leaves.
+    fn with(&self, entry: Arc<Entry>, max_variants: usize) -> Option<Self> {
         let others = self
             .entries()
             .iter()
             .filter(|other| !other.head.vary.same_variant(&entry.head.vary))
             .cloned();
         let mut entries: Vec<_> = std::iter::once(entry.clone()).chain(others).collect();
-        entries.truncate(MAX_VARIANTS);
+        // Those that came first leave first; what is left is looked at by when it was made.
+        entries.sort_by_key(|entry| Reverse(entry.head.received));
+        entries.truncate(max_variants);
+        entries.sort_by_key(|entry| Reverse(entry.head.date));
         Self::of(entries)
     }
 }
@@ -92,7 +107,7 @@ impl Memory {
     }
 
     /// Stores an entry beside the other variants under its key, in place of an older one of the same variant.
-    pub(crate) fn put(&self, key: &[u8], entry: Entry) {
+    pub(crate) fn put(&self, key: &[u8], entry: Entry, max_variants: usize) {
         let entry = Arc::new(entry);
         self.cache.entry(key.into()).and_compute_with(|stored| {
             if stored
@@ -101,7 +116,8 @@ impl Memory {
             {
                 return Op::Nop;
             }
-            let slot = stored.and_then(|stored| stored.into_value().with(entry.clone()));
+            let slot =
+                stored.and_then(|stored| stored.into_value().with(entry.clone(), max_variants));
             Op::Put(slot.unwrap_or(Slot::One(entry)))
         });
     }

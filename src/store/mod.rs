@@ -1,5 +1,7 @@
-//! Where responses are kept.
+//! Where responses are kept, and what is known of where to look for them.
 
 mod memory;
+mod searches;
 
 pub(crate) use memory::{Memory, Slot};
+pub(crate) use searches::Searches;

@@ -107,6 +107,11 @@ impl PurgeClock {
         self.hasher.hash_one((2u8, target))
     }
 
+    /// As [`hash_target`](Self::hash_target), of all that is stored for more than one query of a path.
+    pub(crate) fn hash_path(&self, path: &[u8]) -> TagHash {
+        self.hasher.hash_one((3u8, path))
+    }
+
     /// Marks these tags. When it returns, every request that arrives finds all that was born before invalid.
     ///
     /// Several tags are one epoch. Beyond `max_marks` the floor is raised: too much is purged, never too little.

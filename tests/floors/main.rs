@@ -28,6 +28,7 @@ const FLOORS: &[&str] = &[
     "future",
     "invalidation",
     "again",
+    "post",
     "respond",
     "shaped",
     "fill",

@@ -1,0 +1,67 @@
+//! What of a query matters, by path, as the newest response of each has said.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use moka::sync::Cache;
+
+use crate::{field::NoVarySearch, key::KeyBytes};
+
+/// Bounded, and kept apart from what is stored: what is forgotten of it makes misses, and nothing else.
+pub(crate) struct Searches {
+    known: Cache<Box<[u8]>, Arc<NoVarySearch>>,
+    /// Whether there ever was one: where nobody says so, looking for it costs next to nothing.
+    any: AtomicBool,
+}
+
+/// What all of it may take, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What one takes besides its path and itself.
+const RULE_BYTES: usize = 128;
+
+impl Searches {
+    pub(crate) fn new() -> Self {
+        let weight = |path: &Box<[u8]>, rule: &Arc<NoVarySearch>| {
+            u32::try_from(path.len() + rule.weight() + RULE_BYTES).unwrap_or(u32::MAX)
+        };
+        let known = Cache::builder().max_capacity(MAX_BYTES).weigher(weight);
+        Self {
+            known: known.build(),
+            any: AtomicBool::new(false),
+        }
+    }
+
+    /// The rule of this path, which is made only if any is known.
+    pub(crate) fn get(&self, path: impl FnOnce() -> KeyBytes) -> Option<Arc<NoVarySearch>> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        self.known.get(&*path())
+    }
+
+    /// The newest response of a path has said so, or nothing of it.
+    pub(crate) fn learn(&self, path: &[u8], rule: Option<&Arc<NoVarySearch>>) {
+        match rule {
+            Some(rule) => {
+                self.known.insert(path.into(), rule.clone());
+                self.any.store(true, Ordering::Release);
+            }
+            None if self.any.load(Ordering::Acquire) => self.known.invalidate(path),
+            None => {}
+        }
+    }
+}
+
+impl fmt::Debug for Searches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Searches")
+            .field("known", &self.known.entry_count())
+            .finish()
+    }
+}
