@@ -10,7 +10,7 @@ use crate::{
     body::ResponseBody,
     caught::{Panic, catch},
     entry::{Entry, Recorded},
-    field,
+    field::{self, OfTheConnection},
     mutant::Mutant,
     pinned::Pinned,
     policy::{self, Candidate, Plan, Verdict},
@@ -82,6 +82,9 @@ impl Errand {
     ) -> Concluded<B, E> {
         let (mut parts, body) = response.into_parts();
         // RFC 9110 §6.6.1: what has no date gets that of its receipt.
+        if self.config.policy.is_by_the_book() {
+            OfTheConnection::strip(&mut parts.headers);
+        }
         if !parts.headers.contains_key(header::DATE) {
             let now = field::format_date(SystemTime::now());
             parts.headers.insert(header::DATE, now);

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Response, request};
+use http::{HeaderValue, Response, StatusCode, header::Entry, request};
 
 use crate::{
     entry::Cells,
     key::{Identity, KeyBytes, KeyPrefix, Reach, Selection},
     policy::{Credentials, Policy},
     shared::{Keyed, Shared},
-    status::{CacheStatus, Reason, StatusName},
+    status::{self, CacheStatus, Reason, StatusName},
 };
 
 /// A layer's rules, shared by all of its services.
@@ -134,6 +134,26 @@ impl Report {
         }
         if self.extension {
             response.extensions_mut().insert(status);
+        }
+    }
+
+    /// Adds to what was told that the inner service answered so, where that is not what is sent (RFC 9211 §2.3).
+    pub(crate) fn relabel<B>(&self, response: &mut Response<B>, received: StatusCode) {
+        if response.status() == received {
+            return;
+        }
+        if let Some(status) = response.extensions_mut().get_mut::<CacheStatus>()
+            && status.forward().is_some()
+        {
+            status.forward_status.get_or_insert(received);
+        }
+        if self.header {
+            let lines = response.headers_mut().entry("cache-status");
+            if let Entry::Occupied(mut lines) = lines
+                && let Some(own) = lines.iter_mut().last()
+            {
+                status::put_forward_status(own, received);
+            }
         }
     }
 }

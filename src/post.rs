@@ -1,6 +1,6 @@
 //! A POST whose answer is what its target is from now on (RFC 9110 §9.3.3): the next GET may have it.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{future::poll_fn, panic::resume_unwind, sync::Arc};
 
 use http::{Method, Request, Response, StatusCode, header, request};
 use http_body::Body;
@@ -28,46 +28,23 @@ pub(crate) struct Post<S, ReqB> {
     config: Arc<Config>,
     inner: S,
     request: (request::Parts, ReqB),
-    get: request::Parts,
-    lookup: Lookup,
+    get: Option<Get>,
 }
 
 impl<S, ReqB> Post<S, ReqB> {
-    /// `None` if no GET will ever have the answer: then the parts are given back.
-    pub(crate) fn of(
-        layered: &Layered<Head>,
-        inner: &S,
-        request: (request::Parts, ReqB),
-    ) -> Result<Self, (request::Parts, ReqB)>
-    where
-        S: Clone,
-    {
-        let config = &layered.config;
-        let is_one = request.0.method == Method::POST && config.policy.is_by_the_book();
-        if !is_one || !config.policy.invalidation {
-            return Err(request);
-        }
-        let mut get = request.0.clone();
-        get.method = Method::GET;
-        // They are the POST's body's.
-        for name in [
-            header::CONTENT_LENGTH,
-            header::CONTENT_TYPE,
-            header::TRANSFER_ENCODING,
-        ] {
-            get.headers.remove(name);
-        }
-        let mut lookup = Lookup::new(config);
-        if lookup.admit_head(layered, &mut get, false).is_err() || lookup.acceptance.no_store() {
-            return Err(request);
-        }
-        Ok(Self {
-            config: config.clone(),
-            inner: inner.clone(),
+    /// Whether some GET may have the answer, by this layer's rules.
+    pub(crate) fn is_one(config: &Config, parts: &request::Parts) -> bool {
+        let policy = &config.policy;
+        parts.method == Method::POST && policy.is_by_the_book() && policy.invalidation
+    }
+
+    pub(crate) fn new(layered: &Layered<Head>, inner: S, request: (request::Parts, ReqB)) -> Self {
+        Self {
+            config: layered.config.clone(),
+            get: Get::of(layered, &request.0),
+            inner,
             request,
-            get,
-            lookup,
-        })
+        }
     }
 
     /// # Cancel safety
@@ -84,7 +61,6 @@ impl<S, ReqB> Post<S, ReqB> {
             mut inner,
             request: (parts, body),
             get,
-            lookup,
         } = self;
         let invalidation = Invalidation::of(&config, &parts);
         poll_fn(|cx| inner.poll_ready(cx)).await?;
@@ -92,49 +68,20 @@ impl<S, ReqB> Post<S, ReqB> {
         let scope = CacheScope::recording();
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(scope.clone());
-        let response = scope::CURRENT
-            .scope(scope.clone(), inner.call(request))
-            .await?;
+        let call = inner.call(request);
+        let response = scope::CURRENT.scope(scope.clone(), call).await?;
         let (status, headers) = (response.status(), response.headers());
-        let is_its_own = names_itself(&get, &response);
         let purged = invalidation.and_then(|own| own.answered(status, headers));
         // What it has purged itself is older than it. Had anything else been purged since it was sent, nobody could tell.
         let in_flight = config.shared.bear();
         let is_newest = purged == Some(before.born() + 1) && purged == Some(in_flight.born());
-        if !is_its_own || !is_newest {
+        let get = get.filter(|get| is_newest && get.is_answered_by(&response));
+        let Some(get) = get else {
             count(&config.shared.counters.bypasses);
             let status = CacheStatus::bypass(Reason::Method);
             return Ok(reply::passed(&config, response, status));
-        }
-        let sent = Sent {
-            at: sent_at,
-            origin: key::authority(&get),
-            headers: get.headers.clone(),
-            as_asked: None,
-            tags: request_tags(&config, &get),
         };
-        // Nobody waits for it.
-        let flight = KeyBytes::from_slice(b"POST");
-        let errand = Errand {
-            keys: lookup.keys(&config, &get, flight),
-            identity: lookup.identity,
-            forward: Forward::Method,
-            audience: Audience::Requester,
-            asked_for: None,
-            told_of: None,
-            asked: None,
-            anew: None,
-            known_tags: Tags::new(),
-            is_nested: scope::enclosing(&get.extensions).is_some(),
-            is_not_modified: false,
-            is_post: true,
-            held: Held {
-                renewal: None,
-                leader: None,
-                permit: None,
-            },
-            config,
-        };
+        let (sent, errand) = get.into_errand(&config, sent_at);
         match errand.judge(sent, scope.clone(), in_flight, response) {
             Concluded::Passed(response) => Ok(response),
             Concluded::Recorded {
@@ -143,21 +90,78 @@ impl<S, ReqB> Post<S, ReqB> {
                 body,
             } => Ok(head.map(|()| ResponseBody::recorded(body, recorder, scope))),
             Concluded::Failed(error) => Err(error),
-            Concluded::Panicked(panic) => std::panic::resume_unwind(panic),
+            Concluded::Panicked(panic) => resume_unwind(panic),
         }
     }
 }
 
-fn request_tags(config: &Config, parts: &request::Parts) -> Tags {
-    let make = config.policy.request_tags.as_ref();
-    make.map_or_else(Tags::new, |make| make(parts))
+/// The GET that the answer to a POST may be for.
+#[derive(Debug)]
+struct Get {
+    parts: request::Parts,
+    lookup: Lookup,
 }
 
-/// Whether the answer says that it is what is at its target.
-fn names_itself<B>(request: &request::Parts, response: &Response<B>) -> bool {
-    let mut sent = request.clone();
-    sent.uri = as_sent(request).clone();
-    let named = resolved(&sent, response.headers(), &header::CONTENT_LOCATION);
-    response.status() == StatusCode::OK
-        && named.is_some_and(|named| named.path_and_query() == sent.uri.path_and_query())
+impl Get {
+    /// `None` if the cache would not answer it.
+    fn of(layered: &Layered<Head>, post: &request::Parts) -> Option<Self> {
+        let mut parts = post.clone();
+        parts.method = Method::GET;
+        // They are the POST's body's.
+        for name in [
+            header::CONTENT_LENGTH,
+            header::CONTENT_TYPE,
+            header::TRANSFER_ENCODING,
+        ] {
+            parts.headers.remove(name);
+        }
+        let mut lookup = Lookup::new(&layered.config);
+        let admitted = lookup.admit_head(layered, &mut parts, false);
+        let is_one = admitted.is_ok() && !lookup.acceptance.no_store();
+        is_one.then_some(Self { parts, lookup })
+    }
+
+    /// Whether the answer says that it is what is at its target.
+    fn is_answered_by<B>(&self, response: &Response<B>) -> bool {
+        let mut sent = self.parts.clone();
+        sent.uri = as_sent(&self.parts).clone();
+        let named = resolved(&sent, response.headers(), &header::CONTENT_LOCATION);
+        response.status() == StatusCode::OK
+            && named.is_some_and(|named| named.path_and_query() == sent.uri.path_and_query())
+    }
+
+    fn into_errand(self, config: &Arc<Config>, sent_at: Instant) -> (Sent, Errand) {
+        let Self { parts, lookup } = self;
+        let make_tags = config.policy.request_tags.as_ref();
+        let sent = Sent {
+            at: sent_at,
+            origin: key::authority(&parts),
+            as_asked: None,
+            tags: make_tags.map_or_else(Tags::new, |make| make(&parts)),
+            headers: parts.headers.clone(),
+        };
+        // Nobody waits for it.
+        let flight = KeyBytes::from_slice(b"POST");
+        let errand = Errand {
+            keys: lookup.keys(config, &parts, flight),
+            identity: lookup.identity,
+            forward: Forward::Method,
+            audience: Audience::Requester,
+            asked_for: None,
+            told_of: None,
+            asked: None,
+            anew: None,
+            known_tags: Tags::new(),
+            is_nested: scope::enclosing(&parts.extensions).is_some(),
+            is_not_modified: false,
+            is_post: true,
+            held: Held {
+                renewal: None,
+                leader: None,
+                permit: None,
+            },
+            config: config.clone(),
+        };
+        (sent, errand)
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     ops::Range,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use memchr::memmem;
 use crate::{
     body::ResponseBody,
     clock::deadline_in,
+    config::Config,
     error::BoxError,
     field::retain,
     fill::read_ahead,
@@ -64,7 +65,7 @@ impl Wish {
     }
 
     /// Any answer, in the shape that is asked for. Where its requester would record it while it reads all of it, it is recorded first,
-    /// for so long at the most.
+    /// for as long as a fill may take at the most.
     ///
     /// # Cancel safety
     ///
@@ -72,7 +73,7 @@ impl Wish {
     pub(crate) async fn shape<B>(
         &self,
         response: Response<ResponseBody<B>>,
-        at_most: Duration,
+        config: &Config,
     ) -> Response<ResponseBody<B>>
     where
         B: Body,
@@ -85,11 +86,15 @@ impl Wish {
         let (parts, body) = response.into_parts();
         let body = match body.into_recorded() {
             Ok((body, recorder, scope)) => {
-                read_ahead(body, recorder, scope, deadline_in(at_most)).await
+                let deadline = deadline_in(config.waiting.fill_timeout);
+                read_ahead(body, recorder, scope, deadline).await
             }
             Err(body) => body,
         };
-        shaped(Response::from_parts(parts, body), shape)
+        let received = parts.status;
+        let mut response = shaped(Response::from_parts(parts, body), shape);
+        config.report.relabel(&mut response, received);
+        response
     }
 }
 

@@ -297,6 +297,25 @@ impl CacheStatus {
     }
 }
 
+/// Adds `fwd-status` to a member that was [made](CacheStatus::to_header) without, if the request was forwarded.
+pub(crate) fn put_forward_status(member: &mut HeaderValue, status: StatusCode) {
+    let Ok(text) = member.to_str() else {
+        return;
+    };
+    let Some((before, after)) = text.rsplit_once("; fwd=") else {
+        return;
+    };
+    if after.contains("; fwd-status=") {
+        return;
+    }
+    let (forward, rest) = after.split_at(after.find(';').unwrap_or(after.len()));
+    let status = status.as_str();
+    let with = format!("{before}; fwd={forward}; fwd-status={status}{rest}");
+    if let Ok(with) = HeaderValue::try_from(with) {
+        *member = with;
+    }
+}
+
 impl fmt::Display for CacheStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.outcome {

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::{
-    field::{NoVarySearch, delta_seconds, retain},
+    field::{NoVarySearch, OfTheConnection, delta_seconds, retain},
     tags::{Stamp, TagNames},
     vary::Vary,
 };
@@ -157,6 +157,7 @@ impl Head {
             header::CONTENT_RANGE,
         ];
         let mut parts = not_modified;
+        OfTheConnection::strip(&mut parts.headers);
         let news = std::mem::replace(&mut parts.headers, self.headers.clone());
         parts.status = self.status;
         parts.version = self.version;
@@ -338,15 +339,9 @@ impl Entry {
 
 /// The fields that concern one connection or one requester, and so no other.
 fn without_one_requesters(headers: &HeaderMap) -> HeaderMap {
-    // RFC 9111 §3.1: fields of the connection, those that `Connection` names, and those between a proxy and its client.
-    // `Trailer` announces what is stored with the body, and is needed where that is sent again.
-    const CONNECTION: [HeaderName; 9] = [
-        header::CONNECTION,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
+    // RFC 9111 §3.1: fields of the connection, and those between a proxy and its client. `Trailer` announces what is stored with the
+    // body, and is needed where that is sent again.
+    const OF_A_PROXY: [HeaderName; 3] = [
         header::PROXY_AUTHENTICATE,
         HeaderName::from_static("proxy-authentication-info"),
         header::PROXY_AUTHORIZATION,
@@ -365,17 +360,11 @@ fn without_one_requesters(headers: &HeaderMap) -> HeaderMap {
         HeaderName::from_static("x-b3-traceid"),
         HeaderName::from_static("server-timing"),
     ];
-    let mut named: Vec<HeaderName> = Vec::new();
-    for line in headers.get_all(header::CONNECTION) {
-        named.extend(
-            line.as_bytes()
-                .split(|&b| b == b',')
-                .filter_map(|n| HeaderName::from_bytes(n.trim_ascii()).ok()),
-        );
-    }
+    let of_the_connection = OfTheConnection::of(headers);
     let mut kept = HeaderMap::with_capacity(headers.keys_len() + 1);
     for (name, value) in headers {
-        if !CONNECTION.contains(name) && !ONE_REQUEST.contains(name) && !named.contains(name) {
+        let is_ones = OF_A_PROXY.contains(name) || ONE_REQUEST.contains(name);
+        if !is_ones && !of_the_connection.contains(name) {
             kept.append(name.clone(), of_its_own(value));
         }
     }

@@ -3,6 +3,7 @@
 //! Every parser is total: no bytes make it panic. What cannot be read never permits more than if it were not there.
 
 mod cache_control;
+mod connection;
 mod date;
 mod directive;
 mod entity_tag;
@@ -15,6 +16,7 @@ mod structured;
 use http::{HeaderMap, HeaderName};
 
 pub(crate) use cache_control::{Qualified, RequestControl, ResponseControl};
+pub(crate) use connection::OfTheConnection;
 pub(crate) use date::{format_date, parse_date, single_date};
 pub(crate) use directive::Malformed;
 pub(crate) use entity_tag::{EntityTag, names};

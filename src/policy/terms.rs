@@ -136,13 +136,13 @@ impl Policy {
         let by_s_maxage = control.s_maxage.is_some() && !self.stale_despite_s_maxage;
         let must_revalidate = control.must_revalidate || control.proxy_revalidate || by_s_maxage;
         let may_be_stale = !must_revalidate && !has_to_be_validated;
+        let age = current_age(candidate);
+        let ttl = self.shortened(lifetime.saturating_sub(seconds(age)), candidate);
         let grace = if may_be_stale {
-            self.stated_grace(&control)
+            self.stated_grace(&control, ttl)
         } else {
             Grace::default()
         };
-        let age = current_age(candidate);
-        let ttl = self.shortened(lifetime.saturating_sub(seconds(age)), candidate);
         let is_of_use = has_validator(candidate) || grace != Grace::default();
         if ttl.is_zero() && !is_of_use && !self.is_failure_status(status) {
             return Err(Reason::NoLifetime);
@@ -201,12 +201,17 @@ impl Policy {
         guessed.min(self.heuristics.at_most.as_secs())
     }
 
-    /// RFC 5861; what the response does not say, the layer does.
-    fn stated_grace(&self, control: &ResponseControl) -> Grace {
+    /// RFC 5861; what the response does not say, the layer does, of what was fresh when it came.
+    fn stated_grace(&self, control: &ResponseControl, ttl: Duration) -> Grace {
+        let own = if ttl.is_zero() {
+            Grace::default()
+        } else {
+            self.grace
+        };
         let stated = |stated: Option<u64>, own| stated.map_or(own, seconds);
         Grace {
-            while_revalidate: stated(control.stale_while_revalidate, self.grace.while_revalidate),
-            if_error: stated(control.stale_if_error, self.grace.if_error),
+            while_revalidate: stated(control.stale_while_revalidate, own.while_revalidate),
+            if_error: stated(control.stale_if_error, own.if_error),
         }
     }
 

@@ -151,10 +151,12 @@ where
     let mut lookup = Lookup::new(config);
     let admitted = lookup.admit_head(layered, &mut parts, !body.is_end_stream());
     if let Err(reason) = admitted {
-        return match Post::of(layered, inner, (parts, body)) {
-            Ok(post) => ResponseFuture::long_way(Box::pin(post.respond())),
-            Err(request) => ResponseFuture::pass(inner.clone(), request, config.clone(), reason),
-        };
+        let (inner, request) = (inner.clone(), (parts, body));
+        if Post::<S, ReqB>::is_one(config, &request.0) {
+            let post = Post::new(layered, inner, request);
+            return ResponseFuture::long_way(Box::pin(post.respond()));
+        }
+        return ResponseFuture::pass(inner, request, config.clone(), reason);
     }
     look(config, inner, (parts, body), lookup, origin)
 }
@@ -229,9 +231,9 @@ where
     let Some(wish) = Wish::of(&missed.request.0) else {
         return ResponseFuture::long_way(Box::pin(missed.respond()));
     };
-    let at_most = config.waiting.fill_timeout;
+    let config = config.clone();
     ResponseFuture::long_way(Box::pin(async move {
         let response = missed.respond().await?;
-        Ok(wish.shape(response, at_most).await)
+        Ok(wish.shape(response, &config).await)
     }))
 }

@@ -14,10 +14,13 @@ use crate::{field::NoVarySearch, key::KeyBytes};
 
 /// Bounded, and kept apart from what is stored: what is forgotten of it makes misses, and nothing else.
 pub(crate) struct Searches {
-    known: Cache<Box<[u8]>, Arc<NoVarySearch>>,
+    known: Cache<Path, Arc<NoVarySearch>>,
     /// Whether there ever was one: where nobody says so, looking for it costs next to nothing.
     any: AtomicBool,
 }
+
+/// The host and path that a rule is for.
+type Path = Box<[u8]>;
 
 /// What all of it may take, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -27,10 +30,11 @@ const RULE_BYTES: usize = 128;
 
 impl Searches {
     pub(crate) fn new() -> Self {
-        let weight = |path: &Box<[u8]>, rule: &Arc<NoVarySearch>| {
-            u32::try_from(path.len() + rule.weight() + RULE_BYTES).unwrap_or(u32::MAX)
-        };
-        let known = Cache::builder().max_capacity(MAX_BYTES).weigher(weight);
+        let known = Cache::builder().max_capacity(MAX_BYTES).weigher(
+            |path: &Path, rule: &Arc<NoVarySearch>| {
+                u32::try_from(path.len() + rule.weight() + RULE_BYTES).unwrap_or(u32::MAX)
+            },
+        );
         Self {
             known: known.build(),
             any: AtomicBool::new(false),
