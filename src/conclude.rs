@@ -343,13 +343,9 @@ impl Errand {
             return;
         };
         let rule = plan.head.search.as_ref();
-        self.keys.key = rule.map_or_else(
-            || searched.exact.clone(),
-            |rule| {
-                let query = searched.query.as_deref();
-                searched.reach.search(&searched.exact, rule, query)
-            },
-        );
+        let query = searched.query.as_deref();
+        let key = rule.and_then(|rule| searched.reach.search(&searched.exact, rule, query));
+        self.keys.key = key.unwrap_or_else(|| searched.exact.clone());
         if reason.is_none() {
             let searches = &self.config.shared.searches;
             searches.learn(&searched.path, rule);

@@ -223,7 +223,9 @@ impl Lookup {
             return;
         }
         let searched = self.reach.search(&self.key, &rule, parts.uri.query());
-        if searched.len() <= config.policy.max_key_bytes {
+        if let Some(searched) = searched
+            && searched.len() <= config.policy.max_key_bytes
+        {
             let exact = std::mem::replace(&mut self.key, searched);
             self.search = Some(Box::new(Search { exact, rule }));
         }
@@ -315,7 +317,11 @@ impl Lookup {
     ) -> Result<(Served, bool), Forward> {
         let age = || entry.head.exact_age(now);
         match standing {
-            Standing::Fresh(left) if self.acceptance.takes_fresh(age(), left) => {
+            Standing::Fresh(left)
+                if self
+                    .acceptance
+                    .takes_fresh(age(), left, entry.head.immutable) =>
+            {
                 return Ok((
                     Served::Fresh(left),
                     config.policy.wants_renewal(entry, left),

@@ -44,6 +44,8 @@ pub(crate) struct Head {
     pub(crate) grace: Grace,
     /// Whether a request may have it stale that asks for it so.
     pub(crate) may_be_stale: bool,
+    /// It will not change while it is fresh (RFC 8246).
+    pub(crate) immutable: bool,
     /// What its handler said of its lifetime, which a 304 does not take back.
     pub(crate) at_most: Duration,
     /// How old it was when it came, in seconds.
@@ -76,6 +78,7 @@ impl Head {
             ttl,
             grace: Grace::default(),
             may_be_stale: false,
+            immutable: false,
             at_most: Duration::MAX,
             initial_age: 0,
             received,

@@ -17,7 +17,7 @@ use super::{
     forwarded,
     header::Header,
     identity::{self, Identity, Says},
-    query::Query,
+    query::{Query, is_plain},
     seal::Seal,
     target,
     value::{KeyValue, KeyWriter},
@@ -53,8 +53,16 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    /// The key with nothing of the query but what matters, by this rule.
-    pub(crate) fn search(self, key: &[u8], rule: &NoVarySearch, query: Option<&str>) -> KeyBytes {
+    /// The key with nothing of the query but what matters, by this rule. `None` if readers may not agree on what is in the query.
+    pub(crate) fn search(
+        self,
+        key: &[u8],
+        rule: &NoVarySearch,
+        query: Option<&str>,
+    ) -> Option<KeyBytes> {
+        if !query.is_none_or(is_plain) {
+            return None;
+        }
         let [start, end] = self.query;
         let mut searched = KeyBytes::from_slice(&key[..start]);
         put_optional(
@@ -64,7 +72,7 @@ impl Reach {
             Some(&rule.canonical(query)),
         );
         searched.extend_from_slice(&key[end..]);
-        searched
+        Some(searched)
     }
 }
 

@@ -217,7 +217,11 @@ impl<R> CacheLayerBuilder<key::Body, R> {
     /// # let _ = cache;
     /// ```
     #[must_use]
-    pub fn build(self) -> BodyCacheLayer {
+    pub fn build(mut self) -> BodyCacheLayer {
+        if self.key.is_grpc() {
+            // RFC 9110 §9.2.1: what every call is sent by says nothing of its changing something.
+            self.policy.methods = vec![Method::POST];
+        }
         BodyCacheLayer {
             layered: build(self),
         }

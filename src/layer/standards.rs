@@ -211,6 +211,11 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// Whether a successful answer to a request that changes something (any method that is not known to be safe) purges what is stored
     /// for its target, and for what `Location` and `Content-Location` name on the same origin (RFC 9111 §4.4). Defaults to yes.
     ///
+    /// A method that the layer answers itself ([`methods`](CacheLayerBuilder::methods), gRPC) is taken to change nothing. It is purged before
+    /// the answer goes to its requester; also if there is no answer (an `Err`, a panic, a client that leaves), since nobody knows
+    /// then what has been changed; and not if the answer is an error. All layers of the handle that have the same host and query
+    /// in their keys are meant.
+    ///
     /// # Examples
     ///
     /// ```

@@ -27,11 +27,12 @@ impl Policy {
 
 impl Acceptance {
     /// Whether it takes what is this old, and fresh for this long, without its being validated.
-    pub(crate) fn takes_fresh(&self, age: Duration, left: Duration) -> bool {
+    pub(crate) fn takes_fresh(&self, age: Duration, left: Duration, immutable: bool) -> bool {
         let Some(control) = &self.0 else {
             return true;
         };
-        let young = control.max_age.is_none_or(|most| age <= seconds(most));
+        // RFC 8246 §2: what will not change is not asked for again because a page is loaded again.
+        let young = immutable || control.max_age.is_none_or(|most| age <= seconds(most));
         let lasts = control.min_fresh.is_none_or(|least| left >= seconds(least));
         !control.no_cache && young && lasts
     }

@@ -138,6 +138,7 @@ impl Policy {
         head.initial_age = terms.age;
         head.grace = terms.grace;
         head.may_be_stale = terms.may_be_stale;
+        head.immutable = terms.immutable;
         head.at_most = candidate.at_most();
         head.date = terms.date;
         head.names_fields = headers.contains_key(header::VARY);
@@ -164,7 +165,8 @@ impl Policy {
         let status = response.status;
         let gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
         let withdrawn = || {
-            ResponseControl::of(&response.headers).is_ok_and(|control| {
+            // What cannot be read may say so.
+            ResponseControl::of(&response.headers).map_or(true, |control| {
                 control.no_store || control.private.is_some() || control.no_cache.is_some()
             })
         };

@@ -25,6 +25,7 @@ pub(super) struct Terms {
     pub(super) for_authorized: bool,
     /// Whether a request may have it stale that asks for it so.
     pub(super) may_be_stale: bool,
+    pub(super) immutable: bool,
     /// It has to be validated before anybody else gets it.
     pub(super) alone: bool,
     /// The fields that others do not get.
@@ -92,6 +93,7 @@ impl Policy {
             date: date(candidate),
             for_authorized,
             may_be_stale: !must_revalidate,
+            immutable: control.immutable,
             alone: false,
             without: Vec::new(),
         };
@@ -154,6 +156,7 @@ impl Policy {
             date: date(candidate),
             for_authorized,
             may_be_stale,
+            immutable: control.immutable,
             alone: ttl.is_zero() && grace.while_revalidate.is_zero(),
             without,
         })
