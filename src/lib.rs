@@ -77,7 +77,6 @@ mod entry;
 mod error;
 mod explain;
 mod explanation;
-#[allow(dead_code, unused_imports, reason = "the rest of it is used soon")]
 mod field;
 mod fill;
 mod flight;
@@ -137,6 +136,13 @@ pub use warm::{WarmProgress, Warming};
 #[doc(hidden)]
 pub fn fuzz_key(choices: &[u8]) {
     key::injectivity::check(choices);
+}
+
+/// What the fuzzer in `fuzz/` calls.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_fields(bytes: &[u8]) {
+    field::fuzz::check(bytes);
 }
 
 /// Compiles the README's code.

@@ -7,6 +7,8 @@ mod connection;
 mod date;
 mod directive;
 mod entity_tag;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod groups;
 mod no_vary_search;
 mod number;

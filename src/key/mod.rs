@@ -39,7 +39,6 @@ pub(crate) use identity::Identity;
 pub use parts::KeyPart;
 pub(crate) use parts::{parts, text, told};
 use query::Query;
-pub(crate) use query::is_plain;
 use seal::Seal;
 use selection::Found;
 pub(crate) use selection::{Reach, Selection};

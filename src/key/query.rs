@@ -148,7 +148,7 @@ fn pieces(query: &str) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
 
 /// Whether every reader of a query takes this one apart in the same way: no `;`, which some take for `&`, nothing but
 /// ASCII, and every `%` with its two digits. Any other query is in the key as a whole.
-pub(crate) fn is_plain(query: &str) -> bool {
+pub(super) fn is_plain(query: &str) -> bool {
     let bytes = query.as_bytes();
     bytes.iter().enumerate().all(|(at, &b)| match b {
         b';' | 0x80.. => false,
