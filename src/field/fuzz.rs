@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use self::model::{has, has_bare, in_lines, is_as_strict, number_of, pairs, shortest};
 use super::{
-    Malformed, NoVarySearch, Qualified, RequestControl, ResponseControl, age, delta_seconds,
-    format_date, groups, parse_date, single_date,
+    NoVarySearch, Qualified, RequestControl, ResponseControl, age, delta_seconds,
+    directive::Malformed, format_date, groups, parse_date, single_date,
 };
 
 /// Makes lines of these bytes, reads them as each field, and compares what is found with the model.

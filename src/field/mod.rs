@@ -20,7 +20,6 @@ use http::{HeaderMap, HeaderName};
 pub(crate) use cache_control::{Qualified, RequestControl, ResponseControl};
 pub(crate) use connection::OfTheConnection;
 pub(crate) use date::{format_date, parse_date, single_date};
-pub(crate) use directive::Malformed;
 pub(crate) use entity_tag::{EntityTag, names};
 pub(crate) use groups::groups;
 pub(crate) use no_vary_search::NoVarySearch;
