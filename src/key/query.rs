@@ -146,12 +146,18 @@ fn pieces(query: &str) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     })
 }
 
-/// Whether every reader of a query takes this one apart in the same way: no `;`, which some take for `&`, nothing but
-/// ASCII, and every `%` with its two digits. Any other query is in the key as a whole.
-pub(super) fn is_plain(query: &str) -> bool {
+/// Whether every reader of a query takes this one apart in the same way, and nothing but ASCII is in it. Any other query is in the key
+/// as a whole.
+fn is_plain(query: &str) -> bool {
+    query.is_ascii() && is_read_in_one_way(query)
+}
+
+/// Whether every reader of a query takes this one apart in the same way: no `;`, which some take for `&`, and every `%` with its
+/// two digits.
+pub(super) fn is_read_in_one_way(query: &str) -> bool {
     let bytes = query.as_bytes();
     bytes.iter().enumerate().all(|(at, &b)| match b {
-        b';' | 0x80.. => false,
+        b';' => false,
         b'%' => bytes
             .get(at + 1..at + 3)
             .is_some_and(|d| d.iter().all(u8::is_ascii_hexdigit)),

@@ -17,7 +17,7 @@ use super::{
     forwarded,
     header::Header,
     identity::{self, Identity, Says},
-    query::{Query, is_plain},
+    query::{Query, is_read_in_one_way},
     seal::Seal,
     target,
     value::{KeyValue, KeyWriter},
@@ -60,7 +60,7 @@ impl Reach {
         rule: &NoVarySearch,
         query: Option<&str>,
     ) -> Option<KeyBytes> {
-        if !query.is_none_or(is_plain) {
+        if !query.is_none_or(is_read_in_one_way) {
             return None;
         }
         let [start, end] = self.query;
