@@ -42,6 +42,7 @@
 //! | for | see |
 //! |---|---|
 //! | what is stored, and for how long | [`CacheLayer`], [`CacheLayerBuilder`] |
+//! | a shared cache by the book, in front of any origin | [`CacheLayer::rfc9111`], [`guide::by_the_book`] |
 //! | which requests share an answer | [`Key`] |
 //! | purging, and what it promises | [`CacheHandle::purge`], [`Purge`] |
 //! | purging around a transaction | [`CacheHandle::begin_purge`] |

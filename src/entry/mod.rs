@@ -28,6 +28,12 @@ pub(crate) struct Grace {
     pub(crate) if_error: Duration,
 }
 
+impl Grace {
+    pub(crate) fn longest(&self) -> Duration {
+        self.while_revalidate.max(self.if_error)
+    }
+}
+
 /// All that is known of a response when its head is: what is told to those who read along, and what is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
@@ -41,6 +47,8 @@ pub(crate) struct Head {
     /// Whether requests with an unkeyed `Authorization` may have it (RFC 9111 §3.5).
     pub(crate) for_authorized: bool,
     pub(crate) ttl: Duration,
+    /// By how much it was stale already when it came.
+    pub(crate) overdue: Duration,
     pub(crate) grace: Grace,
     /// Whether a request may have it stale that asks for it so.
     pub(crate) may_be_stale: bool,
@@ -76,6 +84,7 @@ impl Head {
             search: None,
             for_authorized: false,
             ttl,
+            overdue: Duration::ZERO,
             grace: Grace::default(),
             may_be_stale: false,
             immutable: false,
@@ -114,7 +123,8 @@ impl Head {
 
     /// For how long it has not been fresh any more. `None` if it is.
     fn stale_for(&self, now: Instant) -> Option<Duration> {
-        self.resident(now).checked_sub(self.ttl)
+        let stale_for = self.resident(now).checked_sub(self.ttl)?;
+        Some(stale_for.saturating_add(self.overdue))
     }
 
     /// How long ago it came. A clock that stands before that gives zero.
@@ -307,6 +317,14 @@ impl Entry {
         self.stale_by(now).err().filter(|_| may)
     }
 
+    /// Whether it says by what it is known from others.
+    pub(crate) fn has_validator(&self) -> bool {
+        let validators = [header::ETAG, header::LAST_MODIFIED];
+        validators
+            .iter()
+            .any(|name| self.head.headers.contains_key(name))
+    }
+
     /// Whether the answer to a HEAD with these headers speaks of it (RFC 9111 §4.3.5): what they say of it is as it was.
     pub(crate) fn is_told_of_by(&self, headers: &HeaderMap) -> bool {
         let same = |name| headers.get(&name) == self.head.headers.get(&name);
@@ -329,9 +347,7 @@ impl Entry {
 
     /// Whether a 304 may bring it back to life, for all that is known.
     pub(crate) fn may_be_renewed(&self) -> bool {
-        let headers = &self.head.headers;
-        let validators = [header::ETAG, header::LAST_MODIFIED];
-        !self.attempts.are_over() && validators.iter().any(|name| headers.contains_key(name))
+        !self.attempts.are_over() && self.has_validator()
     }
 
     /// What it takes of the cache's capacity, in bytes.

@@ -14,3 +14,8 @@ pub mod stale {}
 #[doc = ""]
 #[doc = include_str!("../../docs/paused_time.md")]
 pub mod paused_time {}
+
+/// What is stored, and for how long, where requests and responses decide (RFC 9111).
+#[doc = ""]
+#[doc = include_str!("../../docs/by_the_book.md")]
+pub mod by_the_book {}

@@ -136,6 +136,7 @@ impl Policy {
         let mut head = Head::new(response, vary, terms.ttl, candidate.received);
         head.for_authorized = terms.for_authorized;
         head.initial_age = terms.age;
+        head.overdue = terms.overdue;
         head.grace = terms.grace;
         head.may_be_stale = terms.may_be_stale;
         head.immutable = terms.immutable;

@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Terms {
     /// For how long it is fresh from now on.
     pub(super) ttl: Duration,
+    /// By how much it was stale already when it came.
+    pub(super) overdue: Duration,
     pub(super) grace: Grace,
     /// How old it is, in seconds.
     pub(super) age: u64,
@@ -88,6 +90,7 @@ impl Policy {
         };
         let terms = Terms {
             ttl: self.shortened(ttl, candidate),
+            overdue: Duration::ZERO,
             grace,
             age,
             date: date(candidate),
@@ -145,19 +148,21 @@ impl Policy {
         } else {
             Grace::default()
         };
-        let is_of_use = has_validator(candidate) || grace != Grace::default();
+        let overdue = seconds(age).saturating_sub(lifetime);
+        let is_of_use = has_validator(candidate) || overdue < grace.longest();
         if ttl.is_zero() && !is_of_use && !self.is_failure_status(status) {
             return Err(Reason::NoLifetime);
         }
         Ok(Terms {
             ttl,
+            overdue,
             grace,
             age,
             date: date(candidate),
             for_authorized,
             may_be_stale,
             immutable: control.immutable,
-            alone: ttl.is_zero() && grace.while_revalidate.is_zero(),
+            alone: ttl.is_zero() && grace.while_revalidate <= overdue,
             without,
         })
     }
