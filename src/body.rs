@@ -51,15 +51,18 @@ pub struct ResponseBody<B> {
 
 #[pin_project(project = KindProjection)]
 enum Kind<B> {
-    /// Nothing: the answer to HEAD.
     Empty,
+    /// Nothing, and that is not said: what there would be is of a length of its own (an answer to HEAD, a 304).
+    Withheld,
     Stored {
         data: Bytes,
         trailers: Option<HeaderMap>,
         length_known: bool,
     },
     /// Some of what is stored, with what stands between.
-    Parts { frames: VecDeque<Bytes> },
+    Parts {
+        frames: VecDeque<Bytes>,
+    },
     /// The inner service's, untouched.
     Passed {
         #[pin]
@@ -73,19 +76,28 @@ enum Kind<B> {
         scope: CacheScope,
     },
     /// What another fill records.
-    Followed { reader: Reader },
+    Followed {
+        reader: Reader,
+    },
     /// What the requester's own fill records; if that stops, the rest is the inner service's.
     Led {
         reader: Reader,
         rest: oneshot::Receiver<Pin<Box<B>>>,
     },
     /// The rest of a body that was not recorded to its end.
-    Rest { body: Pin<Box<B>> },
+    Rest {
+        body: Pin<Box<B>>,
+    },
 }
 
 impl<B> ResponseBody<B> {
     pub(crate) fn empty() -> Self {
         Kind::Empty.into()
+    }
+
+    /// Nothing, where that says nothing of what there would be.
+    pub(crate) fn withheld() -> Self {
+        Kind::Withheld.into()
     }
 
     pub(crate) fn stored(entry: &Entry) -> Self {
@@ -165,7 +177,9 @@ impl<B: Body> ResponseBody<B> {
     pub(crate) fn whole_length(&self) -> Option<u64> {
         match &self.kind {
             Kind::Stored { data, .. } => Some(data.len() as u64),
-            Kind::Followed { reader } | Kind::Led { reader, .. } => reader.whole_length(),
+            Kind::Followed { reader } => reader.whole_length(),
+            // Whether all of it is there yet depends on who is faster.
+            Kind::Led { reader, .. } => reader.told_length(),
             Kind::Recorded { body, .. } => body.size_hint().exact(),
             _ => None,
         }
@@ -252,7 +266,7 @@ where
             return window.left == 0;
         }
         match &self.kind {
-            Kind::Empty => true,
+            Kind::Empty | Kind::Withheld => true,
             Kind::Stored { data, trailers, .. } => data.is_empty() && trailers.is_none(),
             Kind::Parts { frames } => frames.is_empty(),
             Kind::Passed { body } => body.is_end_stream(),
@@ -269,6 +283,8 @@ where
         }
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
+            // RFC 9110 §8.6: a server may make a `Content-Length` of it, which would be another than that of the whole.
+            Kind::Withheld => SizeHint::new(),
             Kind::Stored {
                 data, length_known, ..
             } => {
@@ -300,7 +316,7 @@ where
 {
     loop {
         match kind.as_mut().project() {
-            KindProjection::Empty => return Poll::Ready(None),
+            KindProjection::Empty | KindProjection::Withheld => return Poll::Ready(None),
             KindProjection::Stored { data, trailers, .. } => {
                 if !data.is_empty() {
                     return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
@@ -405,6 +421,7 @@ impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {
             Kind::Empty => "empty",
+            Kind::Withheld => "withheld",
             Kind::Stored { .. } => "stored",
             Kind::Parts { .. } => "parts",
             Kind::Passed { .. } => "passed",

@@ -84,6 +84,9 @@ pub enum FillMode {
     Detached,
     /// In the task of the request that leads, for services that cannot leave it. If its client hangs up, one of those
     /// who wait begins anew; and those who wait do so until the leader's client has read the whole body.
+    ///
+    /// A leader that asks for less than the whole (`If-None-Match`, `If-Modified-Since`, `Range`) and is to get less gets it when the body
+    /// has been read to its end, and so stored; after `fill_timeout`, or when the body is too long to be stored, without that.
     Inline,
 }
 

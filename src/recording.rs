@@ -233,6 +233,11 @@ impl Reader {
         Poll::Ready(step)
     }
 
+    /// The length that the whole told in advance, if it did.
+    pub(crate) fn told_length(&self) -> Option<u64> {
+        self.recording.exact_length()
+    }
+
     /// The length of the whole, if it was told in advance, or if all of it is there.
     pub(crate) fn whole_length(&self) -> Option<u64> {
         let state = self.recording.lock();

@@ -37,7 +37,7 @@ pub(crate) fn hit<B>(
     }
     let head_only = *method == Method::HEAD;
     let body = if head_only {
-        ResponseBody::empty()
+        ResponseBody::withheld()
     } else {
         ResponseBody::stored(entry)
     };

@@ -136,7 +136,7 @@ fn shaped<B: Body>(response: Response<ResponseBody<B>>, shape: Shape) -> Respons
         Shape::NotModified => {
             parts.status = StatusCode::NOT_MODIFIED;
             not_modified(&mut parts.headers);
-            ResponseBody::empty()
+            ResponseBody::withheld()
         }
         Shape::Part(range, of) => {
             parts.status = StatusCode::PARTIAL_CONTENT;
@@ -261,6 +261,42 @@ fn boundary(parts: &[Bytes]) -> String {
         let finder = memmem::Finder::new(&boundary);
         if parts.iter().all(|part| finder.find(part).is_none()) {
             return boundary;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_between_parts_is_another_each_time_and_in_none_of_them() {
+        let parts = [Bytes::from_static(b"--0123456789abcdef")];
+        let made: Vec<_> = (0..100).map(|_| boundary(&parts)).collect();
+        let mut distinct = made.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), made.len());
+        let digits = |boundary: &String| boundary.bytes().all(|b| b.is_ascii_hexdigit());
+        assert!(made.iter().all(|made| made.len() == 32 && digits(made)));
+    }
+
+    #[test]
+    fn the_length_is_known_if_nobody_who_knows_it_contradicts() {
+        for (lines, told, expected) in [
+            (&[][..], None, None),
+            (&[], Some(5), Some(5)),
+            (&["5"], None, Some(5)),
+            (&["5"], Some(5), Some(5)),
+            (&["5"], Some(6), None),
+            (&["x"], Some(5), None),
+            (&["5", "5"], Some(5), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::CONTENT_LENGTH, HeaderValue::from_static(line));
+            }
+            assert_eq!(known_length(&headers, told), expected, "{lines:?} {told:?}");
         }
     }
 }

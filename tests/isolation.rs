@@ -1140,6 +1140,7 @@ struct Given {
     collapsed: bool,
     forward: Option<Forward>,
     reason: Option<Reason>,
+    status: StatusCode,
     /// The number of the answer, as its head and its body tell it.
     number: usize,
     body: Vec<u8>,
@@ -1178,10 +1179,26 @@ fn judge(spec: &Spec, asker: &Asker, maker: &Asker, seen: &Seen, given: &Given) 
     let is_own = seen.serial == asker.serial;
     let is_empty = asker.parts.method == Method::HEAD && given.is_shared();
     let text = given.number.to_string();
-    let body: &[u8] = if is_empty { b"" } else { text.as_bytes() };
+    let asks = |names: [HeaderName; 2]| {
+        names
+            .iter()
+            .any(|name| asker.parts.headers.contains_key(name))
+    };
+    // Of what is shared or might be, each gets the shape that it asks for.
+    let (body, is_asked): (&[u8], bool) = match given.status {
+        StatusCode::NOT_MODIFIED => (
+            b"",
+            asks([header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]),
+        ),
+        StatusCode::PARTIAL_CONTENT => {
+            (&text.as_bytes()[..1], asks([header::RANGE, header::RANGE]))
+        }
+        _ if is_empty => (b"", true),
+        _ => (text.as_bytes(), true),
+    };
     let has_to_pass = passes_by(spec, asker);
     let told = sound(
-        is_own != given.is_shared() && given.body == body,
+        is_own != given.is_shared() && given.body == body && is_asked,
         Wrong::Told,
     );
     let judged = if given.has_passed_by() {
@@ -1406,8 +1423,10 @@ impl Answering {
             Self::Cache(cache, _) => {
                 let response = cache.clone().oneshot(asker.request()).await.unwrap();
                 let status: CacheStatus = *response.extensions().get().unwrap();
+                let code = response.status();
                 let (number, body) = read(response).await;
                 Given {
+                    status: code,
                     hit: status.is_hit(),
                     collapsed: status.is_collapsed(),
                     forward: status.forward(),
@@ -1426,6 +1445,7 @@ impl Answering {
                 };
                 map.lock().unwrap().insert(target, number);
                 Given {
+                    status: StatusCode::OK,
                     hit: known.is_some(),
                     collapsed: false,
                     forward: known.is_none().then_some(Forward::UriMiss),

@@ -331,7 +331,7 @@ fn laden() -> Request<Body> {
             ("x-forwarded-proto", "https"),
             ("forwarded", "for=1.2.3.4;host=shop.example, for=5.6.7.8"),
             ("if-none-match", "\"a\""),
-            ("range", "bytes=0-1"),
+            ("range", "bytes=0-"),
             ("traceparent", "00-1-2-01"),
             ("x-anything", "1"),
         ],
@@ -564,7 +564,7 @@ async fn a_sealed_query_means_what_it_meant() {
 }
 
 #[tokio::test]
-async fn a_conditional_request_to_a_sealed_service_is_answered_with_the_whole() {
+async fn a_sealed_service_is_asked_for_the_whole_of_what_a_part_is_wanted_of() {
     let origin = Origin::new(|request| {
         assert!(!request.headers().contains_key("range"));
         ok("whole")
@@ -572,6 +572,6 @@ async fn a_conditional_request_to_a_sealed_service_is_answered_with_the_whole() 
     let cache = cached(Key::new().seal(), &origin);
     for _ in 0..2 {
         let answer = head(&cache, with(get("/"), "range", "bytes=0-1")).await;
-        assert_eq!(read(answer).await.text(), "whole");
+        assert_eq!(read(answer).await.text(), "wh");
     }
 }

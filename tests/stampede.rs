@@ -647,7 +647,11 @@ async fn what_a_client_asks_of_caches_changes_nothing_of_the_waiting_whoever_lea
         let line = |i: usize| lines[(leader + i) % lines.len()];
         let requests = (0..60).map(|i| get_with("/", line(i).0, line(i).1));
         let answers = answers(&cache, requests).await;
-        assert!(answers.iter().all(|answer| answer.text() == "whole"));
+        for (i, answer) in answers.iter().enumerate() {
+            // Each has its own shape of it.
+            let text = if line(i).0 == "range" { "w" } else { "whole" };
+            assert_eq!(answer.text(), text);
+        }
         assert_eq!(probe.calls(), 1);
     }
 }

@@ -121,3 +121,95 @@ fn one_line<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     let line = lines.next()?;
     lines.next().is_none().then(|| line.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn shape_of(method: &str, asked: &[(&'static str, &'static str)], whole: Whole<'_>) -> Shape {
+        let method = method.parse().unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        shape((&method, &headers(asked)), whole, now)
+    }
+
+    const TAG: (&str, &str) = ("if-none-match", "\"a\"");
+    const OTHER: (&str, &str) = ("if-none-match", "\"b\"");
+    const SINCE: (&str, &str) = ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT");
+    const RANGE: (&str, &str) = ("range", "bytes=0-0");
+    const BEYOND: (&str, &str) = ("range", "bytes=9-");
+    const IF_THAT: (&str, &str) = ("if-range", "\"a\"");
+    const IF_OTHER: (&str, &str) = ("if-range", "\"b\"");
+
+    fn stored() -> HeaderMap {
+        headers(&[
+            ("etag", "\"a\""),
+            ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("date", "Sun, 06 Nov 1994 08:49:38 GMT"),
+        ])
+    }
+
+    // Invariant 23.
+    #[test]
+    fn rule_7_1_conditions_come_before_ranges() {
+        let part = Shape::Part(0..1, Of(9));
+        let stored = stored();
+        let whole = Whole {
+            status: StatusCode::OK,
+            headers: &stored,
+            length: Some(9),
+        };
+        for (asked, expected) in [
+            (&[TAG, RANGE][..], Shape::NotModified),
+            (&[SINCE, BEYOND], Shape::NotModified),
+            (&[OTHER, SINCE], Shape::Whole),
+            (&[OTHER, SINCE, RANGE], part.clone()),
+            (&[RANGE, IF_THAT], part),
+            (&[RANGE, IF_OTHER], Shape::Whole),
+            (&[BEYOND, IF_OTHER], Shape::Whole),
+            (&[BEYOND], Shape::Unsatisfiable(Of(9))),
+            (&[IF_THAT], Shape::Whole),
+            (&[], Shape::Whole),
+        ] {
+            assert_eq!(shape_of("GET", asked, whole), expected, "{asked:?}");
+        }
+    }
+
+    // Invariant 21.
+    #[test]
+    fn rule_8_2_all_depends_on_method_status_and_length() {
+        let part = || Shape::Part(0..1, Of(9));
+        let stored = stored();
+        for (method, status, length, named, range) in [
+            ("GET", 200, Some(9), Shape::NotModified, part()),
+            ("QUERY", 200, Some(9), Shape::NotModified, part()),
+            ("HEAD", 200, Some(9), Shape::NotModified, Shape::Whole),
+            ("GET", 200, None, Shape::NotModified, Shape::Whole),
+            ("POST", 200, Some(9), Shape::Whole, Shape::Whole),
+            ("query", 200, Some(9), Shape::Whole, Shape::Whole),
+            ("GET", 203, Some(9), Shape::Whole, Shape::Whole),
+            ("GET", 204, Some(0), Shape::Whole, Shape::Whole),
+            ("GET", 404, Some(9), Shape::Whole, Shape::Whole),
+        ] {
+            let whole = Whole {
+                status: StatusCode::from_u16(status).unwrap(),
+                headers: &stored,
+                length,
+            };
+            let note = format!("{method} {whole:?}");
+            assert_eq!(shape_of(method, &[TAG, RANGE], whole), named, "{note}");
+            assert_eq!(shape_of(method, &[RANGE], whole), range, "{note}");
+        }
+    }
+}
