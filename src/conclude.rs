@@ -235,9 +235,10 @@ impl Errand {
                 return Concluded::Passed(head.map(|()| ResponseBody::stored(stored)));
             }
         };
+        let found = self.keys.key.clone();
         let (head, recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);
         let reader = recorder.recording().reader();
-        recorder.copy(stored);
+        recorder.renew(stored, found);
         Concluded::Passed(head.map(|()| ResponseBody::followed(reader)))
     }
 
@@ -275,8 +276,9 @@ impl Errand {
             Err(panic) => return self.panicked(panic),
         };
         let planned = (planned, None);
+        let found = self.keys.key.clone();
         let (head, recorder) = self.recorded(asked, scope, in_flight, planned, updated, hint);
-        recorder.copy(stored);
+        recorder.renew(stored, found);
         Concluded::Passed(head.map(|()| ResponseBody::empty()))
     }
 

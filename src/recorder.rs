@@ -172,6 +172,8 @@ pub(crate) struct Recorder {
     announced: [Option<u64>; 2],
     messages: Option<Messages>,
     store: bool,
+    /// What is stored already, and under which key, of which it is the newer state.
+    renewed: Option<(KeyBytes, Arc<Entry>)>,
     /// Nobody else gets it before it was validated.
     alone: bool,
     read_along: bool,
@@ -211,6 +213,7 @@ impl Recorder {
             announced,
             messages: plan.grpc.then(Messages::default),
             store: answer.store,
+            renewed: None,
             alone: plan.alone,
             read_along: false,
             done: false,
@@ -288,8 +291,9 @@ impl Recorder {
         self.held.fail();
     }
 
-    /// Records what is stored already, which is to be stored anew.
-    pub(crate) fn copy(mut self, stored: &Entry) {
+    /// Records what is stored already, under the key at which it was found: it is stored anew, in place of that.
+    pub(crate) fn renew(mut self, stored: &Arc<Entry>, found: KeyBytes) {
+        self.renewed = Some((found, stored.clone()));
         if !stored.body.is_empty() {
             self.data(&stored.body, true);
         }

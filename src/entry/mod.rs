@@ -174,10 +174,8 @@ impl Head {
         let news = std::mem::replace(&mut parts.headers, self.headers.clone());
         parts.status = self.status;
         parts.version = self.version;
-        // They are the 304's, or of when it came.
-        retain(&mut parts.headers, |name| {
-            *name != header::AGE && *name != header::DATE
-        });
+        // It is the 304's, or none.
+        retain(&mut parts.headers, |name| *name != header::AGE);
         for name in news.keys().filter(|name| !OF_THE_BODY.contains(name)) {
             let mut lines = news.get_all(name).iter();
             // A layer around the handler may name its own fields only: what told the variants apart still does.

@@ -68,11 +68,19 @@ impl Slot {
     }
 
     /// With this entry in place of what was stored for the same variant. Beyond so many, the oldest leaves.
-    fn with(&self, entry: Arc<Entry>, max_variants: usize) -> Option<Self> {
+    fn with(
+        &self,
+        entry: Arc<Entry>,
+        renewed: Option<&Entry>,
+        max_variants: usize,
+    ) -> Option<Self> {
         let others = self
             .entries()
             .iter()
             .filter(|other| !other.head.vary.same_variant(&entry.head.vary))
+            .filter(|other| {
+                !renewed.is_some_and(|renewed| std::ptr::eq(renewed, &raw const ***other))
+            })
             .cloned();
         let mut entries: Vec<_> = std::iter::once(entry.clone()).chain(others).collect();
         // Those that came first leave first; what is left is looked at by when it was made.
@@ -106,8 +114,14 @@ impl Memory {
         u64::from(entry.weight()) <= self.max_bytes
     }
 
-    /// Stores an entry beside the other variants under its key, in place of an older one of the same variant.
-    pub(crate) fn put(&self, key: &[u8], entry: Entry, max_variants: usize) {
+    /// Stores an entry beside the other variants under its key, in place of an older one of the same variant, and of what it renews.
+    pub(crate) fn put(
+        &self,
+        key: &[u8],
+        entry: Entry,
+        renewed: Option<&Entry>,
+        max_variants: usize,
+    ) {
         let entry = Arc::new(entry);
         self.cache.entry(key.into()).and_compute_with(|stored| {
             if stored
@@ -116,8 +130,11 @@ impl Memory {
             {
                 return Op::Nop;
             }
-            let slot =
-                stored.and_then(|stored| stored.into_value().with(entry.clone(), max_variants));
+            let slot = stored.and_then(|stored| {
+                stored
+                    .into_value()
+                    .with(entry.clone(), renewed, max_variants)
+            });
             Op::Put(slot.unwrap_or(Slot::One(entry)))
         });
     }
