@@ -1,0 +1,99 @@
+//! Header fields that are for one hop only, and those by which proxies tell of themselves.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+/// RFC 9110 §7.6.1: what concerns one connection goes no further, and neither does what `Connection` names. That trailers are
+/// welcome does: they are passed on.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    const OF_A_CONNECTION: [HeaderName; 7] = [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        HeaderName::from_static("http2-settings"),
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    let trailers = members(headers, &header::TE).any(|coding| coding == b"trailers");
+    let named = members(headers, &header::CONNECTION);
+    let named: Vec<_> = named
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // RFC 9112 §6.3: it is the chunks that count.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    for name in OF_A_CONNECTION.iter().chain(&named) {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The members of a list, over all its lines.
+fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).into_iter();
+    lines.flat_map(|line| {
+        line.as_bytes()
+            .split(|&b| b == b',')
+            .map(<[u8]>::trim_ascii)
+    })
+}
+
+/// What a client says of hops before this one. Nobody has looked at that, so it goes no further.
+pub(crate) fn remove_forwarded(headers: &mut HeaderMap) {
+    let is_told = |name: &&HeaderName| {
+        name.as_str().starts_with("x-forwarded-")
+            || matches!(name.as_str(), "forwarded" | "x-real-ip")
+    };
+    let told: Vec<_> = headers.keys().filter(is_told).cloned().collect();
+    for name in told {
+        headers.remove(name);
+    }
+}
+
+/// By what name this process calls itself in `Via` (RFC 9110 §7.6.3).
+#[derive(Clone)]
+pub(crate) struct Pseudonym(String);
+
+impl Pseudonym {
+    /// One that no other process has.
+    pub(crate) fn new() -> Self {
+        let random = RandomState::new().hash_one(0);
+        Self(format!("reverse-proxy-{random:016x}"))
+    }
+
+    /// Says that a message of this version came through here.
+    pub(crate) fn sign(&self, headers: &mut HeaderMap, version: Version) {
+        let version = match version {
+            Version::HTTP_09 => "0.9",
+            Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2",
+            _ => "1.1",
+        };
+        if let Ok(via) = HeaderValue::try_from(format!("{version} {self}")) {
+            headers.append(header::VIA, via);
+        }
+    }
+
+    /// Whether this message has been here before.
+    pub(crate) fn has_signed(&self, headers: &HeaderMap) -> bool {
+        let mut hops = members(headers, &header::VIA);
+        hops.any(|hop| {
+            hop.split(|&b| b == b' ')
+                .any(|word| word == self.0.as_bytes())
+        })
+    }
+}
+
+impl fmt::Display for Pseudonym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,135 @@
+//! A caching reverse proxy: it stands before a slow HTTP service, and asks it once for what many want.
+//!
+//! `cargo run --features json --example reverse_proxy -- --origin demo --admin 127.0.0.1:3001 --admin-token secret`, and in
+//! another terminal (the demo takes 200 ms for each answer; your own is `--origin http://127.0.0.1:8080`):
+//!
+//! ```text
+//! $ curl -i localhost:3000/products/7
+//! cache-status: tower-response-cache; fwd=uri-miss; stored
+//! GET /products/7, made by call 1
+//! $ curl -i localhost:3000/products/7                     # at once
+//! cache-status: tower-response-cache; hit; ttl=59
+//! GET /products/7, made by call 1
+//! $ export BEARER='Authorization: Bearer secret'
+//! $ curl -H "$BEARER" -X POST 'localhost:3001/purge/tags?tag=products/7'      # as its Surrogate-Key says
+//! $ curl -H "$BEARER" -X POST 'localhost:3001/purge/url?url=http://localhost:3000/products/7'
+//! $ curl -H "$BEARER" -X POST 'localhost:3001/purge/all?soft'                 # stale from now on, instead of gone
+//! $ curl -H "$BEARER" localhost:3001/stats
+//! $ curl -H "$BEARER" 'localhost:3001/explain?url=http://localhost:3000/products/7'
+//! layer pages: asks the inner service (stale)
+//! ```
+//!
+//! Before Elasticsearch or OpenSearch, `--search-paths --ttl 30`: searches are cached by their body, in whichever order its members
+//! stand, and a write to an index purges the searches that show it.
+//!
+//! Who decides what is stored? With `--mode rfc9111` (the default) the origin, by `Cache-Control`. With `--mode policy` the options:
+//! all that is no cookie's, nobody's secret and of status 200, for `--ttl`.
+//!
+//! * [`proxy`]: what is taken from clients, and what they get when there is no answer.
+//! * [`upstream`]: the origin as a Tower service, which the cache stands before.
+//! * [`search`]: searches in the cache, and what a write purges.
+//! * [`admin`]: purges, figures, explanations, on an address of their own.
+//! * [`server`]: connections, and how long they may be silent.
+//! * [`fields`]: header fields of one hop. [`args`]: the command line. [`demo`]: an origin to try it with.
+
+mod admin;
+mod args;
+mod demo;
+mod fields;
+mod proxy;
+mod search;
+mod server;
+mod upstream;
+
+use std::io;
+
+use tokio::{net::TcpListener, signal, sync::watch, task::JoinSet};
+use tower_response_cache::CacheHandle;
+
+use admin::Administration;
+use args::{Args, Limits, Origin, USAGE};
+use proxy::Proxy;
+use server::{BoxError, Manners, PATIENCE, serve};
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let args = match Args::read() {
+        Ok(Some(args)) => args,
+        Ok(None) => {
+            println!("{USAGE}");
+            return Ok(());
+        }
+        Err(error) => {
+            eprintln!("{error}\n\n{USAGE}");
+            std::process::exit(2)
+        }
+    };
+    let (stop, stopped) = watch::channel(false);
+    let manners = manners(args.limits);
+    let origin = match args.origin {
+        Origin::At(origin) => origin,
+        Origin::Demo => demo::start(manners, stopped.clone()).await?,
+    };
+    let handle = CacheHandle::builder()
+        .max_bytes(args.caching.max_bytes)
+        .build();
+    let proxy = Proxy::new(origin, &handle, &args.caching, args.limits)?;
+    let mut servers = JoinSet::new();
+    if let Some(admin) = args.admin {
+        let listener = TcpListener::bind(admin.listen).await?;
+        println!("administration on http://{}", listener.local_addr()?);
+        let admin = Administration::new(&handle, &admin.token);
+        let manners = Manners {
+            connections: 32,
+            ..manners
+        };
+        let answer = move |request, from| {
+            let admin = admin.clone();
+            async move { admin.answer(request, from).await }
+        };
+        servers.spawn(serve(listener, manners, stopped.clone(), answer));
+    }
+    let listener = TcpListener::bind(args.listen).await?;
+    let interrupted = interrupted()?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let answer = move |request, client| {
+        let proxy = proxy.clone();
+        async move { proxy.answer(request, client).await }
+    };
+    servers.spawn(serve(listener, manners, stopped, answer));
+
+    interrupted.await;
+    stop.send_replace(true);
+    while servers.join_next().await.is_some() {}
+    let end = handle.shutdown(PATIENCE).await;
+    if end.still_running > 0 {
+        eprintln!("{} requests to the origin were cut off", end.still_running);
+    }
+    Ok(())
+}
+
+/// A connection is given up when nothing could have moved on it but for somebody who is silent: while a request waits for another's
+/// answer, and then for its own, it is the origin who is.
+fn manners(limits: Limits) -> Manners {
+    Manners {
+        connections: limits.connections,
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout + 2 * limits.origin_timeout,
+    }
+}
+
+/// Ctrl-C, or what a process manager sends.
+fn interrupted() -> io::Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    let mut terminated = signal::unix::signal(signal::unix::SignalKind::terminate())?;
+    Ok(async move {
+        #[cfg(unix)]
+        let terminated = terminated.recv();
+        #[cfg(not(unix))]
+        let terminated = std::future::pending::<()>();
+        tokio::select! {
+            _ = signal::ctrl_c() => {}
+            _ = terminated => {}
+        }
+    })
+}

@@ -1,0 +1,236 @@
+//! Searches, as Elasticsearch and OpenSearch have them: asked by POST, and answered by what is in the body.
+//!
+//! `_search`, `_msearch` and `_count` are cached, by GET and by POST, and nothing else is. An answer bears the tags of the indices that
+//! its path names; a write goes through at once, and purges those of the index that *its* path names, before its own answer is
+//! given. What this cannot see:
+//!
+//! * An alias is another name. Purge its tag, `index:ALIAS`, or write through it.
+//! * The lines of `/{index}/_bulk` may name other indices, unless `rest.action.multi.allow_explicit_index` is `false`. A `/_bulk` purges
+//!   everything.
+//! * A task that goes on after it was answered (`wait_for_completion=false`) is over when nobody tells.
+//! * An answer of status 200 may be of those shards alone that have answered in time. It lives as long as any other.
+//!
+//! That is why the lifetime should be short.
+
+use std::{panic, time::Duration};
+
+use http::{HeaderName, Method, Request, Response, header, request};
+use hyper::body::Incoming;
+use tower::{Layer, ServiceExt};
+use tower_response_cache::{
+    BodyCache, BuildError, CacheHandle, CacheLayerBuilder, Key, Tag, TagFamily, Tags,
+};
+
+use crate::{
+    proxy::boxed,
+    server::Body,
+    upstream::{Answer, Upstream, UpstreamError},
+};
+
+/// A longer search is asked each time.
+const MAX_SEARCH_BYTES: usize = 256 << 10;
+
+/// What shows an index.
+pub(crate) const INDEX: TagFamily<str> = TagFamily::new("index");
+/// What may show any index: any write purges it.
+const ANY_INDEX: Tag = Tag::new("any-index");
+/// Every search: a write of which nobody knows where it goes purges it.
+const SEARCHES: Tag = Tag::new("searches");
+/// All that is stored of a URL, whatever the body was.
+const URL: TagFamily<str> = TagFamily::new("url");
+
+/// Answers searches from the cache, and lets everything else through.
+#[derive(Clone)]
+pub(crate) struct Searches {
+    cached: BodyCache<Upstream>,
+    upstream: Upstream,
+    handle: CacheHandle,
+    /// For how long a search may not see what was written.
+    lag: Duration,
+}
+
+impl Searches {
+    pub(crate) fn new(
+        builder: CacheLayerBuilder,
+        upstream: Upstream,
+        handle: &CacheHandle,
+        lag: Duration,
+    ) -> Result<Self, BuildError> {
+        // The format of the answer is chosen by `Accept`, and no `Vary` says so. NDJSON, which is no JSON, is in the key byte for byte.
+        // The answer repeats `X-Opaque-Id`.
+        let opaque_id = HeaderName::from_static("x-opaque-id");
+        let key = Key::new().header(header::ACCEPT).header(opaque_id);
+        let key = key.json_body(MAX_SEARCH_BYTES).only_if(is_repeatable);
+        let layer = builder
+            .name("searches")
+            .key(key)
+            .methods([Method::GET, Method::POST])?
+            .tag_requests(|parts| shown(parts).unwrap_or_default())
+            .max_tag_bytes(8 << 10)
+            .build();
+        Ok(Self {
+            cached: layer.layer(upstream.clone()),
+            upstream,
+            handle: handle.clone(),
+            lag,
+        })
+    }
+
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, UpstreamError> {
+        let (parts, body) = request.into_parts();
+        let is_search = shown(&parts).is_some();
+        let written = written(&parts);
+        let request = Request::from_parts(parts, body);
+        if is_search {
+            let answer = self.cached.clone().oneshot(request).await?;
+            return Ok(answer.map(boxed));
+        }
+        let answer = match written {
+            None => self.upstream.clone().oneshot(request).await?,
+            Some(tags) => self.write(request, tags).await?,
+        };
+        Ok(answer.map(boxed))
+    }
+
+    /// Lets a write through. From now until it is answered, nothing is stored of what it changes, and for as long as a search may lag
+    /// behind it. It goes on if its client leaves.
+    async fn write(
+        &self,
+        request: Request<Incoming>,
+        tags: Tags,
+    ) -> Result<Response<Answer>, UpstreamError> {
+        let Self {
+            upstream,
+            handle,
+            lag,
+            ..
+        } = self.clone();
+        let write = tokio::spawn(async move {
+            let purge = handle.begin_purge(tags);
+            let patience = upstream.patience();
+            let answer = upstream.oneshot(request).await;
+            // What has failed here may be done there, and later.
+            let lag = if answer.is_ok() { lag } else { lag + patience };
+            if let Err(error) = purge.commit().hold_off(lag).await {
+                eprintln!("a write could not purge: {error}");
+            }
+            answer
+        });
+        match write.await {
+            Ok(answer) => answer,
+            Err(end) => match end.try_into_panic() {
+                Ok(panic) => panic::resume_unwind(panic),
+                Err(_) => Err(UpstreamError::Silent),
+            },
+        }
+    }
+}
+
+/// The tags of what a request shows; nothing if it is no search.
+fn shown(parts: &request::Parts) -> Option<Tags> {
+    if ![Method::GET, Method::POST].contains(&parts.method) {
+        return None;
+    }
+    let segments: Vec<_> = parts.uri.path()[1..].split('/').collect();
+    let (indices, kind) = match segments[..] {
+        [kind] => (None, kind),
+        [indices, kind] => (names(indices), kind),
+        [indices, mapping, kind] if !mapping.starts_with('_') => (names(indices), kind),
+        _ => return None,
+    };
+    let indices = match kind {
+        "_search" | "_count" => indices,
+        // Its lines may name others.
+        "_msearch" => None,
+        _ => return None,
+    };
+    let tags = indices.unwrap_or_else(|| vec![ANY_INDEX]);
+    Some(tags.into_iter().chain([SEARCHES, url_tag(parts)]).collect())
+}
+
+/// The tags of what a request changes; nothing if it only asks.
+fn written(parts: &request::Parts) -> Option<Tags> {
+    const ASKING: [&str; 22] = [
+        "_analyze",
+        "_async_search",
+        "_count",
+        "_eql",
+        "_explain",
+        "_field_caps",
+        "_knn_search",
+        "_mget",
+        "_msearch",
+        "_mtermvectors",
+        "_pit",
+        "_query",
+        "_rank_eval",
+        "_render",
+        "_search",
+        "_search_shards",
+        "_sql",
+        "_terms_enum",
+        "_termvectors",
+        "_validate",
+        "_nodes",
+        "_tasks",
+    ];
+    const CHANGING_ONE: [&str; 8] = [
+        "_bulk",
+        "_create",
+        "_delete_by_query",
+        "_doc",
+        "_mapping",
+        "_refresh",
+        "_update",
+        "_update_by_query",
+    ];
+    if parts.method.is_safe() {
+        return None;
+    }
+    let segments: Vec<_> = parts.uri.path()[1..].split('/').collect();
+    let changed = match segments[..] {
+        [kind, ..] | [_, kind, ..] if ASKING.contains(&kind) => return None,
+        [indices, kind, ..] if CHANGING_ONE.contains(&kind) || !kind.starts_with('_') => {
+            names(indices)
+        }
+        // Whole indices, aliases, templates, many at once: nobody knows what a search says then.
+        _ => None,
+    };
+    let changed = changed.map(|indices| indices.into_iter().chain([ANY_INDEX]).collect());
+    Some(changed.unwrap_or_else(|| SEARCHES.into()))
+}
+
+/// The tags of the indices of this list, if each of them is named as it is: no pattern, no date, nothing encoded.
+fn names(list: &str) -> Option<Vec<Tag>> {
+    let is_plain = |name: &&str| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+        let begins = name.bytes().next().is_some_and(|b| b != b'-' && b != b'_');
+        begins && ![".", ".."].contains(name) && name.bytes().all(plain)
+    };
+    let tag = |name| Some(INDEX.tag(Some(name).filter(is_plain)?));
+    list.split(',').map(tag).collect()
+}
+
+/// Whether a search asks and does nothing else, and of no other index than its path says.
+fn is_repeatable(parts: &request::Parts, body: &[u8]) -> bool {
+    let query = parts.uri.query().unwrap_or_default().as_bytes();
+    let scrolls = form_urlencoded::parse(query).any(|(name, _)| name == "scroll");
+    let is_many = parts.uri.path().ends_with("/_msearch");
+    let names: &[&[u8]] = if is_many {
+        &[b"\"pit\""]
+    } else {
+        &[b"\"pit\"", b"\"index\"", b"\"_index\""]
+    };
+    let is_named = |name: &[u8]| body.windows(name.len()).any(|part| part == name);
+    shown(parts).is_some() && !scrolls && !names.iter().any(|name| is_named(name))
+}
+
+/// What everything bears that is stored of a URL.
+pub(crate) fn url_tag(parts: &request::Parts) -> Tag {
+    let host = parts.headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    URL.tag(format!("{host}{}", parts.uri).as_str())
+}

@@ -1,0 +1,373 @@
+//! The origin, as a Tower service: what the cache stands before.
+
+use std::{
+    error::Error,
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request,
+    uri::{Authority, Scheme},
+};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{self, Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::{
+    pin,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep, timeout, timeout_at},
+};
+use tower::Service;
+
+use crate::{
+    args::Limits,
+    fields::{Pseudonym, remove_hop_by_hop},
+    server::{Body, BoxError},
+};
+
+/// Who asks, in the extensions of a request.
+#[derive(Clone, Copy)]
+pub(crate) struct ClientAddress(pub(crate) SocketAddr);
+
+/// Sends requests to the origin, over connections that it keeps.
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    client: Client<HttpConnector, Body>,
+    origin: Authority,
+    pseudonym: Pseudonym,
+    places: Arc<Semaphore>,
+    /// For how long the origin may do nothing.
+    patience: Duration,
+}
+
+impl Upstream {
+    pub(crate) fn new(origin: Authority, pseudonym: Pseudonym, limits: Limits) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(limits.origin_timeout));
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(limits.origin_connections)
+            // RFC 9112 §5.1, §5.2: what is in the way of proxies in the answers of old servers, they take out.
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .build(connector);
+        Self {
+            client,
+            origin,
+            pseudonym,
+            places: Arc::new(Semaphore::new(limits.origin_connections)),
+            patience: limits.origin_timeout,
+        }
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Asks the origin, once more if it has closed a connection that it had kept.
+    async fn ask(self, mut request: Request<Body>) -> Result<Response<Answer>, UpstreamError> {
+        let place = timeout(self.patience, self.places.clone().acquire_owned()).await;
+        let place = place.ok().and_then(Result::ok).ok_or(UpstreamError::Busy)?;
+        self.address(&mut request);
+        let again = repeatable(&request);
+        let mut answer = self.send(request).await;
+        if let (Err(error), Some(again)) = (&answer, again)
+            && error.is_closed_connection()
+        {
+            answer = self.send(again).await;
+        }
+        let (mut parts, body) = answer?.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(UpstreamError::Switched);
+        }
+        remove_hop_by_hop(&mut parts.headers);
+        self.pseudonym.sign(&mut parts.headers, parts.version);
+        parts.version = Version::HTTP_11;
+        let body = Answer {
+            body,
+            patience: self.patience,
+            silent: None,
+            place: Some(place),
+        };
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Makes it a request to the origin, from us. This happens behind the cache, so that none of it is in a key.
+    fn address(&self, request: &mut Request<Body>) {
+        let mut uri = Uri::default().into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(self.origin.clone());
+        uri.path_and_query = request.uri().path_and_query().cloned();
+        if let Ok(uri) = Uri::from_parts(uri) {
+            *request.uri_mut() = uri;
+        }
+        let version = std::mem::replace(request.version_mut(), Version::HTTP_11);
+        let client = request.extensions().get::<ClientAddress>().copied();
+        let headers = request.headers_mut();
+        // The connection's client puts in the origin's.
+        if let Some(host) = headers.remove(header::HOST) {
+            headers.insert(HeaderName::from_static("x-forwarded-host"), host);
+        }
+        if let Some(ClientAddress(client)) = client
+            && let Ok(client) = HeaderValue::try_from(client.ip().to_string())
+        {
+            headers.insert(HeaderName::from_static("x-forwarded-for"), client);
+        }
+        let proto = HeaderName::from_static("x-forwarded-proto");
+        headers.insert(proto, HeaderValue::from_static("http"));
+        if headers.contains_key(header::TE) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        self.pseudonym.sign(headers, version);
+    }
+
+    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+        let progress = Progress::default();
+        let request = request.map(|body| progress.watch(body));
+        let answer = self.client.request(request);
+        pin!(answer);
+        loop {
+            let until = progress.last() + self.patience;
+            match timeout_at(until, &mut answer).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(_)) if progress.broke() => return Err(UpstreamError::Request),
+                Ok(Err(error)) => return Err(UpstreamError::Failed(error)),
+                // The client was still sending.
+                Err(_) if progress.last() + self.patience > Instant::now() => {}
+                Err(_) => return Err(UpstreamError::Silent),
+            }
+        }
+    }
+}
+
+/// The same request once more, if asking twice does no more than asking once (RFC 9110 §9.2.2).
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    let asks = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    if !asks || !request.body().is_end_stream() {
+        return None;
+    }
+    let (parts, ()): (request::Parts, ()) = request_head(request).into_parts();
+    let nothing = Empty::new().map_err(|never| match never {});
+    Some(Request::from_parts(parts, nothing.boxed_unsync()))
+}
+
+fn request_head(request: &Request<Body>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
+
+impl<B> Service<Request<B>> for Upstream
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Answer>;
+    type Error = UpstreamError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, UpstreamError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        Box::pin(self.clone().ask(request))
+    }
+}
+
+/// When a request's body last moved: while a client sends, the origin need not answer.
+#[derive(Clone)]
+struct Progress(Arc<(Mutex<Instant>, AtomicBool)>);
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self(Arc::new((
+            Mutex::new(Instant::now()),
+            AtomicBool::new(false),
+        )))
+    }
+}
+
+impl Progress {
+    fn watch(&self, body: Body) -> Body {
+        let (frames, errors) = (self.clone(), self.clone());
+        let body = body.map_frame(move |frame| {
+            *frames.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            frame
+        });
+        let body = body.map_err(move |error| {
+            errors.0.1.store(true, Ordering::Relaxed);
+            error
+        });
+        body.boxed_unsync()
+    }
+
+    fn last(&self) -> Instant {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn broke(&self) -> bool {
+        self.0.1.load(Ordering::Relaxed)
+    }
+}
+
+/// The body of an answer. It breaks if the origin stops in its middle, and keeps its place until it ends.
+pub(crate) struct Answer {
+    body: Incoming,
+    patience: Duration,
+    /// Runs while the origin is waited for.
+    silent: Option<Pin<Box<Sleep>>>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BrokenAnswer;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.silent = None;
+            if frame.is_none() || this.body.is_end_stream() {
+                this.place = None;
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(BrokenAnswer::Connection)));
+        }
+        let patience = this.patience;
+        let silent = this.silent.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(silent.as_mut().poll(cx));
+        Poll::Ready(Some(Err(BrokenAnswer::Silent)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Why an answer has no end.
+#[derive(Debug)]
+pub(crate) enum BrokenAnswer {
+    Connection(hyper::Error),
+    Silent,
+}
+
+impl fmt::Display for BrokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection(_) => "the origin's answer broke off",
+            Self::Silent => "the origin has stopped in the middle of its answer",
+        })
+    }
+}
+
+impl Error for BrokenAnswer {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Connection(error) => Some(error),
+            Self::Silent => None,
+        }
+    }
+}
+
+/// Why there is no answer. The cache sees this, and may have one that is stale; what is made of it otherwise is the
+/// business of those outside.
+#[derive(Debug)]
+pub(crate) enum UpstreamError {
+    /// As many requests are with the origin as may be.
+    Busy,
+    /// The origin does nothing.
+    Silent,
+    /// It cannot be reached, or what it says is no answer.
+    Failed(legacy::Error),
+    /// It speaks another protocol from now on, which nobody has asked for.
+    Switched,
+    /// The client's own body broke off.
+    Request,
+}
+
+impl UpstreamError {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Silent => StatusCode::GATEWAY_TIMEOUT,
+            Self::Failed(error) if is_timeout(error) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Failed(_) | Self::Switched => StatusCode::BAD_GATEWAY,
+            Self::Request => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// Whether the origin has hung up without a word. It may close a connection that it keeps at any time, also when a request is
+    /// on its way.
+    fn is_closed_connection(&self) -> bool {
+        let Self::Failed(error) = self else {
+            return false;
+        };
+        causes(error).any(|cause| {
+            let hyper = cause.downcast_ref::<hyper::Error>();
+            let io = cause.downcast_ref::<io::Error>();
+            hyper.is_some_and(|error| error.is_incomplete_message() || error.is_canceled())
+                || io.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+        })
+    }
+}
+
+fn is_timeout(error: &legacy::Error) -> bool {
+    causes(error).any(|cause| {
+        let io = cause.downcast_ref::<io::Error>();
+        io.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    })
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        (*error).source()
+    })
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "too many requests are with the origin",
+            Self::Silent => "the origin does not answer",
+            Self::Failed(error) if error.is_connect() => "the origin cannot be reached",
+            Self::Failed(_) => "the origin's answer cannot be understood, or broke off",
+            Self::Switched => "the origin has changed to a protocol that nobody asked for",
+            Self::Request => "the request's body broke off",
+        })
+    }
+}
+
+impl Error for UpstreamError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
