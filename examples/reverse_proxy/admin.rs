@@ -6,19 +6,17 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
-    request::Parts,
-};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
-use tower_response_cache::{CacheHandle, PurgeError, Tag, Tags};
+use tower_response_cache::{CacheHandle, Purge, Tag, Tags};
 
 use crate::{
-    proxy::{canonical, text_response},
+    answers::{Refusal, text},
+    proxy::canonical,
     search::url_tag,
     server::Body,
 };
@@ -33,19 +31,16 @@ POST /purge/tags?tag=a&tag=b[&soft]
 POST /purge/url?url=URL[&soft], or the URL as the body
 POST /purge/all[?soft]
 GET /stats
-GET /explain?url=URL
-";
+GET /explain?url=URL";
 
 /// Purges, and tells what is there.
 #[derive(Clone)]
 pub(crate) struct Administration {
     handle: CacheHandle,
     token: [u8; 32],
-    /// How many have asked since when.
+    /// Since when, and how many have asked.
     asked: Arc<Mutex<(Instant, u32)>>,
 }
-
-type Answer = Result<Response<Body>, Response<Body>>;
 
 impl Administration {
     pub(crate) fn new(handle: &CacheHandle, token: &str) -> Self {
@@ -63,104 +58,88 @@ impl Administration {
         from: SocketAddr,
     ) -> Response<Body> {
         let asked = format!("{} {:?}", request.method(), request.uri().to_string());
-        let (Ok(response) | Err(response)) = self.allowed(request).await;
+        let answer = self.let_in(request).await;
+        let response = answer.unwrap_or_else(Refusal::into_response);
         let status = response.status().as_u16();
         eprintln!("administration: {from}: {asked}: {status}");
         response
     }
 
-    async fn allowed(&self, request: Request<Incoming>) -> Answer {
+    async fn let_in(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         self.not_too_often()?;
         self.authorized(request.headers())?;
         let (parts, body) = request.into_parts();
-        let asked = match parts.uri.path() {
-            "/purge/tags" | "/purge/url" | "/purge/all" => Method::POST,
-            "/stats" | "/explain" => Method::GET,
-            _ => return Err(text_response(StatusCode::NOT_FOUND, PATHS.to_owned())),
+        let (asked, named) = match parts.uri.path() {
+            "/purge/tags" | "/purge/url" | "/purge/all" => (Method::POST, "POST"),
+            "/stats" | "/explain" => (Method::GET, "GET"),
+            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, PATHS)),
         };
         if parts.method != asked {
-            let refusal = said(StatusCode::METHOD_NOT_ALLOWED, "by another method\n");
-            return Err(with(refusal, header::ALLOW, asked.as_str()));
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, PATHS);
+            return Err(refusal.with(header::ALLOW, named));
         }
         let body = whole(body).await?;
-        let query = Query::of(&parts);
-        match parts.uri.path() {
-            "/purge/tags" => self.purge_tags(&query).await,
-            "/purge/url" => self.purge_url(&query, &body).await,
-            "/purge/all" => self.purge_all(&query).await,
-            "/stats" => Ok(self.stats()),
-            _ => {
-                let layers = self.handle.explain(&query.request(&body)?);
-                let text = layers.iter().map(|layer| format!("{layer}\n")).collect();
-                Ok(text_response(StatusCode::OK, text))
-            }
-        }
+        self.carry_out(&parts, &body).await
     }
 
-    fn not_too_often(&self) -> Result<(), Response<Body>> {
+    async fn carry_out(&self, parts: &Parts, body: &str) -> Result<Response<Body>, Refusal> {
+        let query = Query::of(parts);
+        let purges = match parts.uri.path() {
+            "/purge/tags" => vec![self.handle.purge(query.tags()?)],
+            // Every variant of a page, and every search that was asked there.
+            "/purge/url" => {
+                let request = query.request(body)?;
+                let searches = self.handle.purge(url_tag(&request));
+                vec![self.handle.purge_request(&request), searches]
+            }
+            "/purge/all" => vec![self.handle.purge_all()],
+            "/explain" => {
+                let layers = self.handle.explain(&query.request(body)?);
+                let lines: String = layers.iter().map(|layer| format!("{layer}\n")).collect();
+                return Ok(text(StatusCode::OK, lines));
+            }
+            _ => return Ok(self.stats()),
+        };
+        for purge in purges {
+            let purged = query.harden(purge).await;
+            let _ = purged.map_err(|error| {
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            })?;
+        }
+        Ok(text(StatusCode::OK, "purged\n"))
+    }
+
+    fn not_too_often(&self) -> Result<(), Refusal> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.0.elapsed() >= Duration::from_secs(1) {
             *asked = (Instant::now(), 0);
         }
         asked.1 = asked.1.saturating_add(1);
         if asked.1 > MAX_REQUESTS {
-            let refusal = said(StatusCode::TOO_MANY_REQUESTS, "not so fast\n");
-            return Err(with(refusal, header::RETRY_AFTER, "1"));
+            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "not so fast");
+            return Err(refusal.with(header::RETRY_AFTER, "1"));
         }
         Ok(())
     }
 
     /// Whether the request bears the token. How long that takes says nothing of it: what is compared are digests, and all of each.
-    fn authorized(&self, headers: &HeaderMap) -> Result<(), Response<Body>> {
+    fn authorized(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        const SCHEME: &[u8] = b"Bearer ";
         let mut lines = headers.get_all(header::AUTHORIZATION).iter();
         let line = lines.next().filter(|_| lines.next().is_none());
         let line = line.map_or(&b""[..], |line| line.as_bytes());
-        let (scheme, token) = line.split_at(line.len().min(b"Bearer ".len()));
+        let (scheme, token) = line.split_at(line.len().min(SCHEME.len()));
         let digest: [u8; 32] = Sha256::digest(token).into();
         let pairs = digest.iter().zip(&self.token);
         let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
-        if difference == 0 && scheme.eq_ignore_ascii_case(b"Bearer ") {
+        if difference == 0 && scheme.eq_ignore_ascii_case(SCHEME) {
             return Ok(());
         }
-        let refusal = said(
+        let refusal = Refusal::new(
             StatusCode::UNAUTHORIZED,
-            "say: Authorization: Bearer TOKEN\n",
+            "only with Authorization: Bearer TOKEN",
         );
-        Err(with(
-            refusal,
-            header::WWW_AUTHENTICATE,
-            "Bearer realm=\"administration\"",
-        ))
-    }
-
-    async fn purge_tags(&self, query: &Query) -> Answer {
-        let tags: Tags = query
-            .all("tag")
-            .map(|tag| Tag::from(tag.to_owned()))
-            .collect();
-        if tags.is_empty() {
-            return Err(said(StatusCode::BAD_REQUEST, "which tags? ?tag=a&tag=b\n"));
-        }
-        let purge = self.handle.purge(tags);
-        purged(if query.is_soft() { purge.soft() } else { purge }.await)
-    }
-
-    /// Every variant of the page, and every search that was asked there.
-    async fn purge_url(&self, query: &Query, body: &str) -> Answer {
-        let request = query.request(body)?;
-        let purges = [
-            self.handle.purge_request(&request),
-            self.handle.purge(url_tag(&request)),
-        ];
-        for purge in purges {
-            purged(if query.is_soft() { purge.soft() } else { purge }.await)?;
-        }
-        Ok(said(StatusCode::OK, "purged\n"))
-    }
-
-    async fn purge_all(&self, query: &Query) -> Answer {
-        let purge = self.handle.purge_all();
-        purged(if query.is_soft() { purge.soft() } else { purge }.await)
+        Err(refusal.with(header::WWW_AUTHENTICATE, "Bearer realm=\"administration\""))
     }
 
     fn stats(&self) -> Response<Body> {
@@ -171,8 +150,7 @@ impl Administration {
             "stored": stats.stored, "purges": stats.purges, "entries": stats.entries, "bytes": stats.bytes,
             "fills": stats.fills, "waiters": stats.waiters,
         });
-        let response = text_response(StatusCode::OK, format!("{stats}\n"));
-        with(response, header::CONTENT_TYPE, "application/json")
+        text(StatusCode::OK, format!("{stats}\n"))
     }
 }
 
@@ -181,12 +159,8 @@ struct Query(Vec<(String, String)>);
 
 impl Query {
     fn of(parts: &Parts) -> Self {
-        let query = parts.uri.query().unwrap_or_default();
-        Self(
-            form_urlencoded::parse(query.as_bytes())
-                .into_owned()
-                .collect(),
-        )
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        Self(form_urlencoded::parse(query).into_owned().collect())
     }
 
     fn all(&self, name: &str) -> impl Iterator<Item = &str> {
@@ -194,65 +168,49 @@ impl Query {
         named.map(|(_, value)| value.as_str())
     }
 
-    /// Whether what is purged may still be served as stale.
-    fn is_soft(&self) -> bool {
-        self.all("soft").next().is_some()
+    fn tags(&self) -> Result<Tags, Refusal> {
+        let tags: Tags = self
+            .all("tag")
+            .map(|tag| Tag::from(tag.to_owned()))
+            .collect();
+        if tags.is_empty() {
+            return Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "which tags? ?tag=a&tag=b",
+            ));
+        }
+        Ok(tags)
     }
 
     /// A request for the URL of the query, or else of the body, as the cache sees it.
-    fn request(&self, body: &str) -> Result<Parts, Response<Body>> {
+    fn request(&self, body: &str) -> Result<Parts, Refusal> {
         let url = self.all("url").next().unwrap_or(body).trim();
-        let unclear = || {
-            said(
-                StatusCode::BAD_REQUEST,
-                "which URL? as clients have it: http://HOST:PORT/PATH\n",
-            )
+        let parts = url.parse::<Uri>().ok().map(Uri::into_parts);
+        let (host, path) = parts.map_or((None, None), |url| (url.authority, url.path_and_query));
+        let host = host.and_then(|host| canonical(host.as_str().as_bytes()));
+        let (Some(host), Some(path)) = (host, path) else {
+            let why = "which URL? as clients have it: http://HOST:PORT/PATH";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
         };
-        let url: Uri = url.parse().map_err(|_| unclear())?;
-        let host = url
-            .authority()
-            .and_then(|host| canonical(host.as_str().as_bytes()));
-        let host = host.ok_or_else(unclear)?;
-        let path = url.path_and_query().cloned().ok_or_else(unclear)?;
         let mut request = Request::new(());
         *request.uri_mut() = path.into();
         request.headers_mut().insert(header::HOST, host);
         Ok(request.into_parts().0)
     }
+
+    /// With `soft`, what is purged is stale, instead of gone.
+    fn harden(&self, purge: Purge) -> Purge {
+        let is_soft = self.all("soft").next().is_some();
+        if is_soft { purge.soft() } else { purge }
+    }
 }
 
-async fn whole(body: Incoming) -> Result<String, Response<Body>> {
+async fn whole(body: Incoming) -> Result<String, Refusal> {
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
-    let body = body.map_err(|error| {
-        let is_long = error.downcast_ref::<LengthLimitError>().is_some();
-        let status = if is_long {
-            StatusCode::PAYLOAD_TOO_LARGE
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        said(status, "the body is too long, or has no end\n")
+    let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "this body is too long"),
+        None => Refusal::new(StatusCode::BAD_REQUEST, "this body has no end"),
     })?;
-    let text = String::from_utf8(body.to_bytes().into());
-    text.map_err(|_| said(StatusCode::BAD_REQUEST, "the body is no text\n"))
-}
-
-fn purged<T>(purged: Result<T, PurgeError>) -> Answer {
-    match purged {
-        Ok(_) => Ok(said(StatusCode::OK, "purged\n")),
-        Err(error) => Err(text_response(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("{error}\n"),
-        )),
-    }
-}
-
-fn said(status: StatusCode, why: &str) -> Response<Body> {
-    text_response(status, why.to_owned())
-}
-
-fn with(mut response: Response<Body>, name: HeaderName, value: &str) -> Response<Body> {
-    if let Ok(value) = HeaderValue::try_from(value) {
-        response.headers_mut().insert(name, value);
-    }
-    response
+    let body = String::from_utf8(body.to_bytes().into());
+    body.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "this body is no text"))
 }

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 
 use crate::{
-    proxy::text_response,
+    answers::text,
     server::{Body, BoxError, Manners, serve},
 };
 
@@ -35,8 +35,8 @@ async fn answer(request: Request<Incoming>, calls: Arc<AtomicU64>) -> Response<B
     let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
     sleep(Duration::from_millis(200)).await;
     let (method, path) = (request.method(), request.uri().path());
-    let text = format!("{method} {path}, made by call {call}\n");
-    let mut response = text_response(StatusCode::OK, text);
+    let words = format!("{method} {path}, made by call {call}\n");
+    let mut response = text(StatusCode::OK, words);
     let mut keys = String::new();
     for (end, _) in path.match_indices('/').skip(1).chain([(path.len(), "")]) {
         keys = format!("{keys} {}", &path[1..end]);

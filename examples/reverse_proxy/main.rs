@@ -33,6 +33,7 @@
 //! * [`fields`]: header fields of one hop. [`args`]: the command line. [`demo`]: an origin to try it with.
 
 mod admin;
+mod answers;
 mod args;
 mod demo;
 mod fields;

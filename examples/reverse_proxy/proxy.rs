@@ -1,13 +1,11 @@
 //! What stands outside the cache: which requests are taken, in what form, and what becomes of a failure.
 
-use std::net::SocketAddr;
+use std::{error::Error, net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request,
     uri::{Authority, PathAndQuery},
 };
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
@@ -15,6 +13,7 @@ use tower_response_cache::{
 };
 
 use crate::{
+    answers::{Refusal, boxed},
     args::{Caching, Limits},
     fields::{Pseudonym, remove_forwarded, remove_hop_by_hop},
     search::Searches,
@@ -32,7 +31,7 @@ pub(crate) struct Proxy {
 #[derive(Clone)]
 enum Cached {
     Pages(Cache<Upstream>),
-    Searches(Searches),
+    Searches(Box<Searches>),
 }
 
 impl Proxy {
@@ -47,7 +46,7 @@ impl Proxy {
         let builder = builder(handle, caching, limits);
         let cached = match caching.search_lag {
             None => Cached::Pages(builder.name("pages").build().layer(upstream)),
-            Some(lag) => Cached::Searches(Searches::new(builder, upstream, handle, lag)?),
+            Some(lag) => Cached::Searches(Box::new(Searches::new(builder, upstream, handle, lag)?)),
         };
         Ok(Self { pseudonym, cached })
     }
@@ -79,19 +78,19 @@ impl Proxy {
     ) -> Result<Request<Incoming>, Refusal> {
         let (mut parts, body) = request.into_parts();
         if [Method::CONNECT, Method::TRACE].contains(&parts.method) {
-            return Err(Refusal(
+            return Err(Refusal::new(
                 StatusCode::NOT_IMPLEMENTED,
                 "neither tunnels nor traces are made here",
             ));
         }
         if upgrades(&parts) {
-            return Err(Refusal(
+            return Err(Refusal::new(
                 StatusCode::NOT_IMPLEMENTED,
                 "protocols are not changed here, to WebSocket or to any other",
             ));
         }
         if self.pseudonym.has_signed(&parts.headers) {
-            return Err(Refusal(
+            return Err(Refusal::new(
                 StatusCode::LOOP_DETECTED,
                 "this request has been here before: the origin leads back to this proxy",
             ));
@@ -100,7 +99,7 @@ impl Proxy {
         let path = parts.uri.path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         if path.path() == "*" && parts.method != Method::OPTIONS {
-            return Err(Refusal(
+            return Err(Refusal::new(
                 StatusCode::BAD_REQUEST,
                 "only OPTIONS can ask of everything",
             ));
@@ -135,11 +134,7 @@ fn builder(handle: &CacheHandle, caching: &Caching, limits: Limits) -> CacheLaye
         .stale_while_revalidate(caching.stale_while_revalidate)
         .stale_if_error(caching.stale_if_error)
         .max_body_bytes(caching.max_body_bytes)
-        .wait_timeout(
-            limits
-                .origin_timeout
-                .min(std::time::Duration::from_secs(10)),
-        )
+        .wait_timeout(limits.origin_timeout.min(Duration::from_secs(10)))
         .tag_header(TagHeader::SURROGATE_KEY.strip())
         .tag_header(TagHeader::CACHE_TAG.strip())
         .tag_header(xkey.strip())
@@ -152,45 +147,49 @@ fn upgrades(parts: &request::Parts) -> bool {
     lines.any(|line| !line.as_bytes().eq_ignore_ascii_case(b"h2c"))
 }
 
-/// The host that a request is for: one, without doubt (RFC 9112 §3.2). In lower case, and without a port that says nothing.
-fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, Refusal> {
-    const DOUBT: Refusal = Refusal(
-        StatusCode::BAD_REQUEST,
-        "it is not clear which host this is for",
-    );
-    let mut lines = parts.headers.get_all(header::HOST).iter();
-    let line = lines
-        .next()
-        .map(|line| canonical(line.as_bytes()).ok_or(DOUBT));
-    let line = line.transpose()?;
-    if lines.next().is_some() {
-        return Err(DOUBT);
+/// It is not clear for which host a request is.
+struct Doubt;
+
+impl From<Doubt> for Refusal {
+    fn from(Doubt: Doubt) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "which host is this for?")
     }
-    let Some(target) = parts.uri.authority() else {
-        let may_be_left_out = parts.version < Version::HTTP_11;
-        return if line.is_some() || may_be_left_out {
-            Ok(line)
-        } else {
-            Err(DOUBT)
-        };
-    };
-    // The whole URL is the target, as every request of HTTP/2 has it, and as clients of forward proxies do.
-    let is_http = parts.version == Version::HTTP_2 || parts.uri.scheme_str() == Some("http");
-    let target = canonical(target.as_str().as_bytes()).filter(|_| is_http);
-    if target.is_none() || line.is_some_and(|line| Some(line) != target) {
-        return Err(DOUBT);
-    }
-    Ok(target)
 }
 
-/// A host as everything here has it.
+/// The host that a request is for: one, without doubt (RFC 9112 §3.2).
+fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, Doubt> {
+    let mut lines = parts.headers.get_all(header::HOST).iter();
+    let line = match (lines.next(), lines.next()) {
+        (None, _) => None,
+        (Some(line), None) => Some(canonical(line.as_bytes()).ok_or(Doubt)?),
+        (Some(_), Some(_)) => return Err(Doubt),
+    };
+    let Some(target) = parts.uri.authority() else {
+        let may_be_left_out = parts.version < Version::HTTP_11;
+        return (line.is_some() || may_be_left_out)
+            .then_some(line)
+            .ok_or(Doubt);
+    };
+    // The target is a whole URL, as it always is in HTTP/2, and as clients of forward proxies have it.
+    let is_http = parts.version == Version::HTTP_2 || parts.uri.scheme_str() == Some("http");
+    let target = canonical(target.as_str().as_bytes())
+        .filter(|_| is_http)
+        .ok_or(Doubt)?;
+    let agrees = line.is_none_or(|line| line == target);
+    agrees.then_some(Some(target)).ok_or(Doubt)
+}
+
+/// A host as everything here has it: in lower case, and without a port that says nothing.
 pub(crate) fn canonical(host: &[u8]) -> Option<HeaderValue> {
-    let host = Authority::try_from(host)
-        .ok()
-        .filter(|host| !host.as_str().contains('@'))?;
+    let host = Authority::try_from(host).ok()?;
     let name = host.host().to_ascii_lowercase();
+    // What stands before an `@` is not part of a host.
+    let port = host.as_str().get(name.len()..)?;
+    if name.is_empty() || host.as_str().contains('@') {
+        return None;
+    }
     let canonical = match host.port_u16() {
-        _ if name.is_empty() => return None,
+        None if !["", ":"].contains(&port) => return None,
         None | Some(80) => name,
         Some(port) => format!("{name}:{port}"),
     };
@@ -206,7 +205,7 @@ fn spend_a_forward(parts: &mut request::Parts) -> Result<(), Refusal> {
     let forwards = forwards.and_then(|line| line.to_str().ok()?.parse::<u64>().ok());
     match forwards {
         None => Ok(()),
-        Some(0) => Err(Refusal(StatusCode::NO_CONTENT, "")),
+        Some(0) => Err(Refusal::new(StatusCode::OK, "this is as far as it goes")),
         Some(left) => {
             parts
                 .headers
@@ -219,59 +218,16 @@ fn spend_a_forward(parts: &mut request::Parts) -> Result<(), Refusal> {
 /// There is no answer, not even a stale one.
 fn failed(error: &UpstreamError) -> Response<Body> {
     let status = error.status();
-    let cause = std::error::Error::source(error);
-    eprintln!(
-        "{}: {error}{}",
-        status.as_u16(),
-        cause.map_or(String::new(), |cause| format!(": {cause:?}"))
+    match error.source() {
+        Some(cause) => eprintln!("{}: {error}: {cause:?}", status.as_u16()),
+        None => eprintln!("{}: {error}", status.as_u16()),
+    }
+    let refusal = Refusal::new(
+        status,
+        "there is no answer from the service behind this proxy",
     );
-    let mut response =
-        Refusal(status, "the service behind this proxy cannot answer now").into_response();
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(1));
+        return refusal.with(header::RETRY_AFTER, "1").into_response();
     }
-    response
-}
-
-/// An answer of the proxy's own.
-pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) &'static str);
-
-impl Refusal {
-    pub(crate) fn into_response(self) -> Response<Body> {
-        let Self(status, text) = self;
-        if text.is_empty() {
-            let mut response = Response::new(text_body(String::new()));
-            *response.status_mut() = status;
-            return response;
-        }
-        text_response(status, format!("{text}\n"))
-    }
-}
-
-/// A few words, which nobody is to keep.
-pub(crate) fn text_response(status: StatusCode, text: String) -> Response<Body> {
-    let mut response = Response::new(text_body(text));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn text_body(text: String) -> Body {
-    boxed(Full::new(Bytes::from(text)))
-}
-
-/// Any body, as clients get it.
-pub(crate) fn boxed<B>(body: B) -> Body
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    body.map_err(Into::into).boxed_unsync()
+    refusal.into_response()
 }

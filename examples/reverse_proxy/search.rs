@@ -22,7 +22,7 @@ use tower_response_cache::{
 };
 
 use crate::{
-    proxy::boxed,
+    answers::boxed,
     server::Body,
     upstream::{Answer, Upstream, UpstreamError},
 };

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request,
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
     uri::{Authority, Scheme},
 };
 use http_body::{Body as _, Frame, SizeHint};
@@ -33,6 +33,7 @@ use tokio::{
 use tower::Service;
 
 use crate::{
+    answers::boxed,
     args::Limits,
     fields::{Pseudonym, remove_hop_by_hop},
     server::{Body, BoxError},
@@ -44,9 +45,11 @@ pub(crate) struct ClientAddress(pub(crate) SocketAddr);
 
 /// Sends requests to the origin, over connections that it keeps.
 #[derive(Clone)]
-pub(crate) struct Upstream {
+pub(crate) struct Upstream(Arc<Origin>);
+
+struct Origin {
     client: Client<HttpConnector, Body>,
-    origin: Authority,
+    authority: Authority,
     pseudonym: Pseudonym,
     places: Arc<Semaphore>,
     /// For how long the origin may do nothing.
@@ -67,21 +70,23 @@ impl Upstream {
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .build(connector);
-        Self {
+        Self(Arc::new(Origin {
             client,
-            origin,
+            authority: origin,
             pseudonym,
             places: Arc::new(Semaphore::new(limits.origin_connections)),
             patience: limits.origin_timeout,
-        }
+        }))
     }
 
     pub(crate) fn patience(&self) -> Duration {
-        self.patience
+        self.0.patience
     }
+}
 
+impl Origin {
     /// Asks the origin, once more if it has closed a connection that it had kept.
-    async fn ask(self, mut request: Request<Body>) -> Result<Response<Answer>, UpstreamError> {
+    async fn ask(&self, mut request: Request<Body>) -> Result<Response<Answer>, UpstreamError> {
         let place = timeout(self.patience, self.places.clone().acquire_owned()).await;
         let place = place.ok().and_then(Result::ok).ok_or(UpstreamError::Busy)?;
         self.address(&mut request);
@@ -112,7 +117,7 @@ impl Upstream {
     fn address(&self, request: &mut Request<Body>) {
         let mut uri = Uri::default().into_parts();
         uri.scheme = Some(Scheme::HTTP);
-        uri.authority = Some(self.origin.clone());
+        uri.authority = Some(self.authority.clone());
         uri.path_and_query = request.uri().path_and_query().cloned();
         if let Ok(uri) = Uri::from_parts(uri) {
             *request.uri_mut() = uri;
@@ -162,17 +167,11 @@ fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
     if !asks || !request.body().is_end_stream() {
         return None;
     }
-    let (parts, ()): (request::Parts, ()) = request_head(request).into_parts();
-    let nothing = Empty::new().map_err(|never| match never {});
-    Some(Request::from_parts(parts, nothing.boxed_unsync()))
-}
-
-fn request_head(request: &Request<Body>) -> Request<()> {
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.headers_mut() = request.headers().clone();
-    head
+    let mut again = Request::new(boxed(Empty::new()));
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
 }
 
 impl<B> Service<Request<B>> for Upstream
@@ -189,8 +188,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        Box::pin(self.clone().ask(request))
+        let request = request.map(boxed);
+        let origin = self.0.clone();
+        Box::pin(async move { origin.ask(request).await })
     }
 }
 

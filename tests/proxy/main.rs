@@ -1,0 +1,12 @@
+//! The reverse proxy of the examples, as a process of its own: before origins that say just the bytes they are told, and with clients
+//! that hide nothing.
+#![cfg(all(unix, feature = "json"))]
+#![allow(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
+
+mod abuse;
+mod admin;
+mod failures;
+mod messages;
+mod requests;
+mod search;
+mod tools;

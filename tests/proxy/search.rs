@@ -1,0 +1,348 @@
+//! Searches by POST: cached by their body, purged by writes to their index, and by nothing else.
+
+use serde_json::Value;
+
+use crate::tools::{Answer, Gate, Origin, Proxy, Step, ok, until};
+
+/// What is written is seen at once.
+const SEARCHES: [&str; 3] = ["--search-paths", "--refresh-interval", "0"];
+
+async fn counting() -> Origin {
+    Origin::new(|asked| {
+        ok(
+            "Content-Type: application/json\r\n",
+            &asked.number.to_string(),
+        )
+    })
+    .await
+}
+
+async fn search(proxy: &Proxy, path: &str) -> Answer {
+    proxy
+        .send("POST", path, r#"{"query":{"match_all":{}}}"#)
+        .await
+}
+
+#[tokio::test]
+async fn members_in_any_order_are_one_search() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    let first = proxy
+        .send(
+            "POST",
+            "/a/_search",
+            r#"{"query":{"match":{"x":"y"}},"size":10}"#,
+        )
+        .await;
+    assert_eq!((first.text(), first.is_hit()), ("1", false));
+    assert_eq!(
+        origin.last().body,
+        r#"{"query":{"match":{"x":"y"}},"size":10}"#
+    );
+    let second = proxy
+        .send(
+            "POST",
+            "/a/_search",
+            r#"{ "size": 10, "query": {"match": {"x": "y"}} }"#,
+        )
+        .await;
+    assert_eq!((second.text(), second.is_hit()), ("1", true));
+    for (path, body) in [
+        ("/a/_search", r#"{"query":{"match":{"x":"y"}},"size":11}"#),
+        ("/b/_search", r#"{"query":{"match":{"x":"y"}},"size":10}"#),
+        (
+            "/a/_search?routing=1",
+            r#"{"query":{"match":{"x":"y"}},"size":10}"#,
+        ),
+        ("/a/_count", r#"{"query":{"match":{"x":"y"}},"size":10}"#),
+    ] {
+        assert!(
+            !proxy.send("POST", path, body).await.is_hit(),
+            "{path} {body}"
+        );
+        assert!(
+            proxy.send("POST", path, body).await.is_hit(),
+            "{path} {body}"
+        );
+    }
+    assert_eq!(origin.calls(), 5);
+}
+
+#[tokio::test]
+async fn searches_by_get_are_cached_too_with_and_without_a_body() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    for (path, body) in [
+        ("/a/_search?q=x", ""),
+        ("/_count", ""),
+        ("/a/_search", r#"{"size":1}"#),
+        ("/a/_search", r#"{"size":2}"#),
+    ] {
+        assert!(
+            !proxy.send("GET", path, body).await.is_hit(),
+            "{path} {body}"
+        );
+        assert!(
+            proxy.send("GET", path, body).await.is_hit(),
+            "{path} {body}"
+        );
+    }
+    assert_eq!(origin.calls(), 4);
+}
+
+#[tokio::test]
+async fn many_searches_in_one_are_keyed_byte_for_byte() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    let lines = "{\"index\":\"a\"}\n{\"size\":1,\"from\":2}\n";
+    let other = "{\"index\":\"a\"}\n{\"from\":2,\"size\":1}\n";
+    for (body, is_hit) in [(lines, false), (lines, true), (other, false), (other, true)] {
+        assert_eq!(proxy.send("POST", "/_msearch", body).await.is_hit(), is_hit);
+    }
+    assert_eq!(origin.last().body, other);
+    // They may be of any index.
+    proxy.send("PUT", "/z/_doc/1", "{}").await;
+    assert!(!proxy.send("POST", "/_msearch", lines).await.is_hit());
+}
+
+#[tokio::test]
+async fn a_write_purges_the_searches_of_its_index_alone() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    let of_a = [
+        "/a/_search",
+        "/a,b/_search",
+        "/a/_count",
+        "/b,a/doc/_search",
+    ];
+    let of_any = [
+        "/_search",
+        "/_all/_search",
+        "/*/_search",
+        "/a*/_search",
+        "/b,-a/_search",
+        "/%61/_search",
+        "/<a-{now/d}>/_search",
+    ];
+    let of_others = ["/b/_search", "/b,c/_search", "/aa/_search", "/c/_count"];
+    let all = [&of_a[..], &of_any, &of_others].concat();
+    let all: Vec<_> = all.into_iter().filter(|path| !path.contains('<')).collect();
+    for (method, path) in [
+        ("PUT", "/a/_doc/1"),
+        ("POST", "/a/_doc"),
+        ("DELETE", "/a/_doc/1"),
+        ("PUT", "/a/_create/1"),
+        ("POST", "/a/_update/1"),
+        ("POST", "/a/_bulk"),
+        ("POST", "/a/_update_by_query?conflicts=proceed"),
+        ("POST", "/a/_delete_by_query"),
+        ("POST", "/a/_refresh"),
+        ("PUT", "/a/doc/1"),
+    ] {
+        for search_path in &all {
+            search(&proxy, search_path).await;
+            assert!(search(&proxy, search_path).await.is_hit(), "{search_path}");
+        }
+        proxy.send(method, path, "{}").await;
+        assert_eq!(origin.last().line, format!("{method} {path} HTTP/1.1"));
+        for search_path in &all {
+            let concerns_it = !of_others.contains(search_path);
+            assert_eq!(
+                !search(&proxy, search_path).await.is_hit(),
+                concerns_it,
+                "{method} {path}: {search_path}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_of_which_nobody_knows_where_it_goes_purges_every_search() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    for (method, path) in [
+        ("POST", "/_bulk"),
+        ("POST", "/_reindex"),
+        ("POST", "/_aliases"),
+        ("PUT", "/a/_alias/z"),
+        ("DELETE", "/a"),
+        ("DELETE", "/a*"),
+        ("POST", "/a*/_update_by_query"),
+        ("PUT", "/%61/_doc/1"),
+        ("POST", "/a/_rollover"),
+        ("PATCH", "/"),
+    ] {
+        search(&proxy, "/z/_search").await;
+        assert!(search(&proxy, "/z/_search").await.is_hit());
+        proxy.send(method, path, "{}").await;
+        assert!(
+            !search(&proxy, "/z/_search").await.is_hit(),
+            "{method} {path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_only_asks_purges_nothing_and_what_is_no_search_is_not_stored() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    search(&proxy, "/a/_search").await;
+    for (method, path) in [
+        ("GET", "/a/_doc/1"),
+        ("GET", "/_cluster/health"),
+        ("HEAD", "/a"),
+        ("POST", "/_mget"),
+        ("POST", "/a/_mget"),
+        ("POST", "/_search/scroll"),
+        ("DELETE", "/_search/scroll"),
+        ("POST", "/a/_pit?keep_alive=1m"),
+        ("POST", "/a/_search/template"),
+        ("POST", "/a/_field_caps"),
+        ("POST", "/_validate/query"),
+    ] {
+        let calls = origin.calls();
+        for _ in 0..2 {
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: site.example\r\nContent-Length: 2\r\n\r\n{{}}"
+            );
+            assert!(!proxy.say(&request).await.is_hit(), "{method} {path}");
+        }
+        assert_eq!(origin.calls(), calls + 2, "{method} {path}");
+    }
+    assert!(search(&proxy, "/a/_search").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_search_that_does_more_than_ask_passes_by() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    let lookup = r#"{"query":{"terms":{"user":{"index":"users","id":"2","path":"followers"}}}}"#;
+    for (path, body) in [
+        ("/a/_search?scroll=1m", "{}"),
+        ("/_search", r#"{"pit":{"id":"46To","keep_alive":"1m"}}"#),
+        ("/a/_search", lookup),
+    ] {
+        for _ in 0..2 {
+            assert!(
+                !proxy.send("POST", path, body).await.is_hit(),
+                "{path} {body}"
+            );
+        }
+    }
+    assert_eq!(origin.calls(), 6);
+}
+
+#[tokio::test]
+async fn who_asks_and_in_which_format_is_kept_apart() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    let ask = async |fields: &str| {
+        let head = format!(
+            "POST /a/_search HTTP/1.1\r\nHost: site.example\r\nContent-Type: application/json\r\n{fields}"
+        );
+        proxy
+            .say(&format!("{head}Content-Length: 2\r\n\r\n{{}}"))
+            .await
+            .is_hit()
+    };
+    for (fields, is_hit) in [
+        ("", false),
+        ("Accept: application/yaml\r\n", false),
+        ("Accept: application/yaml\r\n", true),
+        ("X-Opaque-Id: mine\r\n", false),
+        ("Authorization: Basic bWU6bWU=\r\n", false),
+        ("Authorization: Basic bWU6bWU=\r\n", false),
+        ("", true),
+    ] {
+        assert_eq!(ask(fields).await, is_hit, "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_during_a_write_is_stored_neither_before_nor_after_its_end() {
+    let gate = Gate::closed();
+    let behind = gate.clone();
+    let origin = Origin::new(move |asked| {
+        let answer = ok("", &asked.number.to_string());
+        if asked.line.starts_with("PUT") {
+            [vec![Step::Wait(behind.clone())], answer].concat()
+        } else {
+            answer
+        }
+    })
+    .await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    search(&proxy, "/a/_search").await;
+    // The writer leaves before it is told that all is well.
+    let mut wire = proxy.connect().await;
+    wire.send("PUT /a/_doc/1 HTTP/1.1\r\nHost: site.example\r\nContent-Length: 2\r\n\r\n{}")
+        .await;
+    until(|| origin.last().line.starts_with("PUT")).await;
+    drop(wire);
+    assert!(
+        search(&proxy, "/a/_search").await.is_hit(),
+        "it is not done yet"
+    );
+    search(&proxy, "/a/_count").await;
+    assert!(
+        !search(&proxy, "/a/_count").await.is_hit(),
+        "and may be done any moment"
+    );
+    gate.open();
+    let purges = async || {
+        let stats = proxy.govern("GET", "/stats").await;
+        serde_json::from_slice::<Value>(&stats.body).unwrap()["purges"].clone()
+    };
+    while purges().await == 0 {}
+    assert!(!search(&proxy, "/a/_search").await.is_hit());
+    assert!(search(&proxy, "/a/_search").await.is_hit());
+}
+
+#[tokio::test]
+async fn what_a_search_says_before_it_can_see_a_write_is_not_stored() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &["--search-paths", "--refresh-interval", "600"]).await;
+    proxy.send("PUT", "/a/_doc/1", "{}").await;
+    for _ in 0..2 {
+        assert!(!search(&proxy, "/a/_search").await.is_hit());
+    }
+    search(&proxy, "/b/_search").await;
+    assert!(search(&proxy, "/b/_search").await.is_hit());
+}
+
+#[tokio::test]
+async fn an_operator_purges_an_index_or_what_was_asked_at_a_url() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    for path in [
+        "/purge/tags?tag=index:a",
+        "/purge/tags?tag=searches",
+        "/purge/url?url=http://site.example/a/_search",
+        "/purge/all",
+    ] {
+        search(&proxy, "/a/_search").await;
+        assert!(search(&proxy, "/a/_search").await.is_hit());
+        proxy.govern("POST", path).await;
+        assert!(!search(&proxy, "/a/_search").await.is_hit(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_that_fails_is_not_stored() {
+    let origin = Origin::new(|asked| {
+        let status = if asked.number == 1 {
+            "429 Too Many Requests"
+        } else {
+            "200 OK"
+        };
+        crate::tools::say(format!(
+            "HTTP/1.1 {status}\r\nContent-Length: 1\r\n\r\n{}",
+            asked.number
+        ))
+    })
+    .await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    assert_eq!(search(&proxy, "/a/_search").await.status, 429);
+    assert_eq!(search(&proxy, "/a/_search").await.text(), "2");
+    assert!(search(&proxy, "/a/_search").await.is_hit());
+}
