@@ -1,6 +1,6 @@
 //! What stands outside the cache: which requests are taken, in what form, and what becomes of a failure.
 
-use std::{error::Error, net::SocketAddr, time::Duration};
+use std::{error::Error, net::SocketAddr};
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request,
@@ -134,7 +134,9 @@ fn builder(handle: &CacheHandle, caching: &Caching, limits: Limits) -> CacheLaye
         .stale_while_revalidate(caching.stale_while_revalidate)
         .stale_if_error(caching.stale_if_error)
         .max_body_bytes(caching.max_body_bytes)
-        .wait_timeout(limits.origin_timeout.min(Duration::from_secs(10)))
+        // A slow origin is what this is for: who waits for another's answer waits for as long as that may take.
+        .wait_timeout(limits.origin_timeout)
+        .fill_timeout(limits.origin_timeout * 4)
         .tag_header(TagHeader::SURROGATE_KEY.strip())
         .tag_header(TagHeader::CACHE_TAG.strip())
         .tag_header(xkey.strip())

@@ -67,6 +67,8 @@ impl Searches {
             .methods([Method::GET, Method::POST])?
             .tag_requests(|parts| shown(parts).unwrap_or_default())
             .max_tag_bytes(8 << 10)
+            // A search by POST changes nothing, and a write purges more than its own URL.
+            .invalidation(false)
             .build();
         Ok(Self {
             cached: layer.layer(upstream.clone()),
@@ -134,7 +136,7 @@ fn shown(parts: &request::Parts) -> Option<Tags> {
     if ![Method::GET, Method::POST].contains(&parts.method) {
         return None;
     }
-    let segments: Vec<_> = parts.uri.path()[1..].split('/').collect();
+    let segments = segments(parts);
     let (indices, kind) = match segments[..] {
         [kind] => (None, kind),
         [indices, kind] => (names(indices), kind),
@@ -190,7 +192,7 @@ fn written(parts: &request::Parts) -> Option<Tags> {
     if parts.method.is_safe() {
         return None;
     }
-    let segments: Vec<_> = parts.uri.path()[1..].split('/').collect();
+    let segments = segments(parts);
     let changed = match segments[..] {
         [kind, ..] | [_, kind, ..] if ASKING.contains(&kind) => return None,
         [indices, kind, ..] if CHANGING_ONE.contains(&kind) || !kind.starts_with('_') => {
@@ -201,6 +203,11 @@ fn written(parts: &request::Parts) -> Option<Tags> {
     };
     let changed = changed.map(|indices| indices.into_iter().chain([ANY_INDEX]).collect());
     Some(changed.unwrap_or_else(|| SEARCHES.into()))
+}
+
+fn segments(parts: &request::Parts) -> Vec<&str> {
+    let path = parts.uri.path();
+    path.strip_prefix('/').unwrap_or(path).split('/').collect()
 }
 
 /// The tags of the indices of this list, if each of them is named as it is: no pattern, no date, nothing encoded.
@@ -232,5 +239,5 @@ fn is_repeatable(parts: &request::Parts, body: &[u8]) -> bool {
 pub(crate) fn url_tag(parts: &request::Parts) -> Tag {
     let host = parts.headers.get(header::HOST);
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    URL.tag(format!("{host}{}", parts.uri).as_str())
+    URL.tag(format!("{host}{}", parts.uri))
 }

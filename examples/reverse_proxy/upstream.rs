@@ -10,12 +10,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header,
     uri::{Authority, Scheme},
 };
 use http_body::{Body as _, Frame, SizeHint};
@@ -102,6 +103,7 @@ impl Origin {
             return Err(UpstreamError::Switched);
         }
         remove_hop_by_hop(&mut parts.headers);
+        date(&mut parts.headers);
         self.pseudonym.sign(&mut parts.headers, parts.version);
         parts.version = Version::HTTP_11;
         let body = Answer {
@@ -158,6 +160,15 @@ impl Origin {
                 Err(_) => return Err(UpstreamError::Silent),
             }
         }
+    }
+}
+
+/// RFC 9110 §6.6.1: an answer that does not say when it was made was made now. It may be stored, and sent later.
+fn date(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::DATE)
+        && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()))
+    {
+        headers.insert(header::DATE, now);
     }
 }
 

@@ -17,6 +17,7 @@ async fn stats(proxy: &Proxy) -> Value {
     serde_json::from_slice(&proxy.govern("GET", "/stats").await.body).unwrap()
 }
 
+// Invariant 59.
 #[tokio::test]
 async fn nobody_is_let_in_without_the_token() {
     let origin = Origin::new(|_| stored("ok")).await;
@@ -67,6 +68,7 @@ async fn nobody_is_let_in_without_the_token() {
     assert_eq!(answer.status, 200);
 }
 
+// Invariant 59.
 #[tokio::test]
 async fn the_public_address_knows_nothing_of_it() {
     let origin = Origin::new(|asked| {
@@ -180,6 +182,7 @@ async fn everything_is_purged_at_once() {
     }
 }
 
+// Invariant 59.
 #[tokio::test]
 async fn what_cannot_be_done_is_refused() {
     let origin = Origin::new(|_| stored("ok")).await;
@@ -223,6 +226,7 @@ async fn what_cannot_be_done_is_refused() {
     assert_eq!(answer.status, 400);
 }
 
+// Invariant 59.
 #[tokio::test]
 async fn who_guesses_fast_is_told_to_wait() {
     let origin = Origin::new(|_| stored("ok")).await;
@@ -269,6 +273,7 @@ async fn it_tells_what_is_there_and_why() {
     assert!(why.text().contains("asks the inner service"), "{why:?}");
 }
 
+// Invariant 59.
 #[tokio::test]
 async fn each_request_leaves_a_line_and_no_token() {
     let origin = Origin::new(|_| stored("ok")).await;

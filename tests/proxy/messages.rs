@@ -90,6 +90,27 @@ async fn headers_come_through_in_order_and_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn an_answer_has_the_date_at_which_it_came_unless_it_says_so_itself() {
+    let dated = "Cache-Control: s-maxage=600\r\nDate: Tue, 01 Jan 2030 00:00:00 GMT\r\n";
+    let origin = Origin::new(move |asked| {
+        if asked.line.contains("dated") {
+            ok(dated, "ok")
+        } else {
+            stored("ok")
+        }
+    })
+    .await;
+    let proxy = Proxy::before(&origin, &[]).await;
+    let came = proxy.get("/").await.one("date").unwrap().to_owned();
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert_eq!(proxy.get("/").await.one("date"), Some(came.as_str()));
+    for _ in 0..2 {
+        let answer = proxy.get("/dated").await;
+        assert_eq!(answer.one("date"), Some("Tue, 01 Jan 2030 00:00:00 GMT"));
+    }
+}
+
+#[tokio::test]
 async fn each_cookie_has_a_line_of_its_own_and_is_for_its_requester_alone() {
     let headers =
         "Cache-Control: s-maxage=600\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2, 3\r\n";

@@ -50,6 +50,21 @@ async fn what_concerns_one_connection_is_not_sent_on() {
 }
 
 #[tokio::test]
+async fn a_client_that_names_other_headers_so_takes_them_from_the_cache_and_the_origin_alike() {
+    let origin = Origin::new(|asked| stored(&format!("for {:?}", asked.one("cookie")))).await;
+    let proxy = Proxy::before(&origin, &[]).await;
+    let told = "Connection: cookie, host, content-length, x-forwarded-for\r\nCookie: me=1\r\n";
+    let answer = proxy.get_with("/", told).await;
+    assert_eq!((answer.status, answer.text()), (200, "for None"));
+    assert_eq!(origin.last().one("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(proxy.get("/").await.text(), "for None");
+    let head =
+        "POST / HTTP/1.1\r\nHost: a.example\r\nConnection: content-length\r\nContent-Length: 5";
+    proxy.say(&format!("{head}\r\n\r\nhello")).await;
+    assert_eq!(origin.last().body, "hello");
+}
+
+#[tokio::test]
 async fn headers_of_a_request_come_through_in_order_and_byte_for_byte() {
     let origin = Origin::new(|_| ok("", "ok")).await;
     let proxy = Proxy::before(&origin, &[]).await;
