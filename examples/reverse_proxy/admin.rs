@@ -18,7 +18,7 @@ use crate::{
     answers::{Refusal, text},
     proxy::canonical,
     search::url_tag,
-    server::Body,
+    server::{Body, note},
 };
 
 /// What a request may bring with it.
@@ -61,7 +61,7 @@ impl Administration {
         let answer = self.let_in(request).await;
         let response = answer.unwrap_or_else(Refusal::into_response);
         let status = response.status().as_u16();
-        eprintln!("administration: {from}: {asked}: {status}");
+        note(format_args!("administration: {from}: {asked}: {status}"));
         response
     }
 

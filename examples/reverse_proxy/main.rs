@@ -50,7 +50,7 @@ use tower_response_cache::CacheHandle;
 use admin::Administration;
 use args::{Args, Limits, Origin, USAGE};
 use proxy::Proxy;
-use server::{BoxError, Manners, PATIENCE, serve};
+use server::{BoxError, Manners, PATIENCE, note, serve};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -104,7 +104,10 @@ async fn main() -> Result<(), BoxError> {
     while servers.join_next().await.is_some() {}
     let end = handle.shutdown(PATIENCE).await;
     if end.still_running > 0 {
-        eprintln!("{} requests to the origin were cut off", end.still_running);
+        note(format_args!(
+            "{} requests to the origin were cut off",
+            end.still_running
+        ));
     }
     Ok(())
 }

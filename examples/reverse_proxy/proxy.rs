@@ -17,7 +17,7 @@ use crate::{
     args::{Caching, Limits},
     fields::{Pseudonym, remove_forwarded, remove_hop_by_hop},
     search::Searches,
-    server::{Body, BoxError},
+    server::{Body, BoxError, note},
     upstream::{ClientAddress, Upstream, UpstreamError},
 };
 
@@ -221,8 +221,8 @@ fn spend_a_forward(parts: &mut request::Parts) -> Result<(), Refusal> {
 fn failed(error: &UpstreamError) -> Response<Body> {
     let status = error.status();
     match error.source() {
-        Some(cause) => eprintln!("{}: {error}: {cause:?}", status.as_u16()),
-        None => eprintln!("{}: {error}", status.as_u16()),
+        Some(cause) => note(format_args!("{}: {error}: {cause:?}", status.as_u16())),
+        None => note(format_args!("{}: {error}", status.as_u16())),
     }
     let refusal = Refusal::new(
         status,

@@ -23,7 +23,7 @@ use tower_response_cache::{
 
 use crate::{
     answers::boxed,
-    server::Body,
+    server::{Body, note},
     upstream::{Answer, Upstream, UpstreamError},
 };
 
@@ -117,7 +117,7 @@ impl Searches {
             // What has failed here may be done there, and later.
             let lag = if answer.is_ok() { lag } else { lag + patience };
             if let Err(error) = purge.commit().hold_off(lag).await {
-                eprintln!("a write could not purge: {error}");
+                note(format_args!("a write could not purge: {error}"));
             }
             answer
         });

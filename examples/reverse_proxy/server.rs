@@ -1,8 +1,12 @@
 //! Connections: how many there may be, and how long each may keep silent.
+//!
+//! Who sends a byte now and then, of a body or, in HTTP/2, of a head, is not silent, and keeps its place. Where many may do so, limit
+//! the connections of each address before this.
 
 use std::{
     convert::Infallible,
-    io,
+    fmt,
+    io::{self, Write},
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -34,6 +38,11 @@ const HEAD_BYTES: u32 = 64 << 10;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Writes a line for the operator. If nobody reads it any more, that is no reason to stop.
+pub(crate) fn note(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
 
 /// What is asked of clients.
 #[derive(Clone, Copy)]
@@ -76,7 +85,7 @@ pub(crate) async fn serve<F, R>(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Such as too many open files: it passes, though not at once.
-                eprintln!("cannot accept: {error}");
+                note(format_args!("cannot accept: {error}"));
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -86,7 +95,7 @@ pub(crate) async fn serve<F, R>(
             let answer = answer(request, client);
             async { Ok::<_, Infallible>(answer.await) }
         });
-        let stream = TokioIo::new(Lively::new(stream, manners.idle_timeout));
+        let stream = TokioIo::new(Lively::new(stream, manners));
         let connection = server.serve_connection(stream, service).into_owned();
         let connection = connections.watch(connection);
         tokio::spawn(async move {
@@ -97,7 +106,9 @@ pub(crate) async fn serve<F, R>(
     }
     drop(listener);
     if timeout(PATIENCE, connections.shutdown()).await.is_err() {
-        eprintln!("some clients were not done after {PATIENCE:?}");
+        note(format_args!(
+            "some clients were not done after {PATIENCE:?}"
+        ));
     }
 }
 
@@ -118,41 +129,61 @@ fn server(manners: Manners) -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// A connection that breaks if nothing has come or gone for a while, though somebody waits for it: for a client that has not
-/// said in which protocol it speaks, that has stopped in the middle of a body, or that does not read.
+/// A connection that breaks if nothing has come or gone for a while, though somebody waits for it: for a client that has stopped in the
+/// middle of a body, or that does not read. A shorter while until it has said in which protocol it speaks: hyper counts only from then.
 struct Lively {
     stream: TcpStream,
     patience: Duration,
+    /// The last time at which anything came or went.
     moved: Instant,
+    /// How many bytes are to come until it is clear which protocol this is, and until when.
+    unclear: Option<(usize, Instant)>,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl Lively {
-    fn new(stream: TcpStream, patience: Duration) -> Self {
+    fn new(stream: TcpStream, manners: Manners) -> Self {
+        const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
         // What is small is not to wait for what comes behind it; where that cannot be had, it does.
         let _ = stream.set_nodelay(true);
-        let moved = Instant::now();
+        let now = Instant::now();
+        let soon = now + manners.header_timeout;
         Self {
             stream,
-            patience,
-            moved,
-            deadline: Box::pin(sleep_until(moved + patience)),
+            patience: manners.idle_timeout,
+            moved: now,
+            unclear: Some((PREFACE, soon)),
+            deadline: Box::pin(sleep_until(soon)),
         }
     }
 
-    fn look<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.moved = Instant::now();
-            return poll;
-        }
+    /// Whether it has kept silent for too long.
+    fn is_dead(&mut self, cx: &mut Context<'_>) -> bool {
         while self.deadline.as_mut().poll(cx).is_ready() {
-            let until = self.moved + self.patience;
+            let until = match self.unclear {
+                Some((_, until)) => until,
+                None => self.moved + self.patience,
+            };
             if until <= Instant::now() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                return true;
             }
             self.deadline.as_mut().reset(until);
         }
-        Poll::Pending
+        false
+    }
+
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.unclear = None;
+            self.moved = Instant::now();
+        } else if self.is_dead(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        written
     }
 }
 
@@ -162,8 +193,17 @@ impl AsyncRead for Lively {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.look(cx, poll)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            let new = buf.filled().len() - before;
+            let unclear = self.unclear.take();
+            self.unclear = unclear.and_then(|(left, until)| Some((left.checked_sub(new)?, until)));
+            self.moved = Instant::now();
+        } else if self.is_dead(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 
@@ -173,8 +213,8 @@ impl AsyncWrite for Lively {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(cx, data);
-        self.look(cx, poll)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.written(cx, written)
     }
 
     fn poll_write_vectored(
@@ -182,8 +222,8 @@ impl AsyncWrite for Lively {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
-        self.look(cx, poll)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -165,6 +165,43 @@ async fn a_head_that_does_not_end_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn who_takes_long_to_say_in_which_protocol_it_speaks_is_not_waited_for() {
+    let origin = Origin::new(|_| stored("ok")).await;
+    let proxy = Proxy::before(&origin, &["--header-timeout", "0.3"]).await;
+    let mut silent = proxy.connect().await;
+    let mut slow = proxy.connect().await;
+    let drips = async {
+        for byte in b"PRI * HTTP/2.0".iter().cycle() {
+            let sent = tokio::io::AsyncWriteExt::write_all(&mut slow.stream, &[*byte]).await;
+            if sent.is_err() {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    in_time(drips).await;
+    assert!(silent.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_slowly_is_waited_for_as_long_as_it_sends() {
+    let origin = Origin::new(|asked| ok("", &asked.body)).await;
+    let proxy = Proxy::before(
+        &origin,
+        &["--origin-timeout", "0.5", "--idle-timeout", "0.5"],
+    )
+    .await;
+    let mut slow = proxy.connect().await;
+    slow.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 10\r\n\r\n")
+        .await;
+    for digit in 0..10 {
+        sleep(Duration::from_millis(100)).await;
+        slow.send(digit.to_string()).await;
+    }
+    assert_eq!(slow.answer().await.text(), "0123456789");
+}
+
+#[tokio::test]
 async fn a_connection_on_which_nothing_comes_is_closed() {
     let origin = Origin::new(|_| stored("ok")).await;
     let arguments = [
