@@ -153,6 +153,14 @@ impl Given {
                 "--search-paths caches answers to POST, which RFC 9111 leaves to the origin: leave --mode rfc9111 out".into(),
             );
         }
+        if !by_the_book && !self.targets.is_empty() {
+            return Err(
+                "--target is heeded where responses decide: choose --mode rfc9111 too".into(),
+            );
+        }
+        if !self.search_paths && self.refresh_interval.is_some() {
+            return Err("--refresh-interval is about searches: give --search-paths too".into());
+        }
         let ttl = Duration::from_secs(if by_the_book { 0 } else { 60 });
         let lag = self.refresh_interval.unwrap_or(Duration::from_secs(1));
         let half_a_minute = Duration::from_secs(30);
@@ -228,11 +236,15 @@ fn mode(value: &str) -> Result<bool, &'static str> {
     }
 }
 
+/// Ten years. What is longer is a mistake, and cannot be added to a time.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 fn seconds(parser: &mut Parser) -> Result<Option<Duration>, Error> {
     let read = |value: &str| {
         let seconds = value.parse().ok();
         let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        duration.ok_or("it is no number of seconds")
+        let duration = duration.filter(|duration| *duration <= LONGEST);
+        duration.ok_or("it is no number of seconds, or of too many")
     };
     parser.value()?.parse_with(read).map(Some)
 }

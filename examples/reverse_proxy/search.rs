@@ -221,18 +221,28 @@ fn names(list: &str) -> Option<Vec<Tag>> {
     list.split(',').map(tag).collect()
 }
 
-/// Whether a search asks and does nothing else, and of no other index than its path says.
+/// Whether a search asks and does nothing else, and of no other index than its path says. Where that cannot be read, it may.
 fn is_repeatable(parts: &request::Parts, body: &[u8]) -> bool {
     let query = parts.uri.query().unwrap_or_default().as_bytes();
-    let scrolls = form_urlencoded::parse(query).any(|(name, _)| name == "scroll");
-    let is_many = parts.uri.path().ends_with("/_msearch");
-    let names: &[&[u8]] = if is_many {
-        &[b"\"pit\""]
-    } else {
-        &[b"\"pit\"", b"\"index\"", b"\"_index\""]
-    };
-    let is_named = |name: &[u8]| body.windows(name.len()).any(|part| part == name);
-    shown(parts).is_some() && !scrolls && !names.iter().any(|name| is_named(name))
+    let mut parameters = form_urlencoded::parse(query);
+    let scrolls = parameters.any(|(name, _)| ["scroll", "source"].contains(&&*name));
+    let kind = parts.headers.get(header::CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| mentions(kind.as_bytes(), "json"));
+    let is_text = is_json && !parts.headers.contains_key(header::CONTENT_ENCODING);
+    // The lines of many searches name their indices, and bear the tag of any.
+    let is_many = parts.uri.path().ends_with("_msearch");
+    let names = ["\"index\"", "\"_index\""];
+    let names_others = !is_many && names.iter().any(|name| mentions(body, name));
+    shown(parts).is_some()
+        && !scrolls
+        && (is_text || body.is_empty())
+        && !mentions(body, "\"pit\"")
+        && !names_others
+}
+
+fn mentions(text: &[u8], word: &str) -> bool {
+    let mut parts = text.windows(word.len());
+    parts.any(|part| part == word.as_bytes())
 }
 
 /// What everything bears that is stored of a URL.

@@ -2,6 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::tools::{Gate, Origin, Proxy, Step, Wire, in_time, ok, say, stored, until};
@@ -52,6 +55,38 @@ async fn many_clients_at_once_are_one_request_to_the_origin() {
             .all(|is_right| is_right)
     );
     assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test]
+async fn many_requests_at_once_on_one_connection_of_http_2_are_answered_each() {
+    let gate = Gate::closed();
+    let behind = gate.clone();
+    let origin =
+        Origin::new(move |asked| [vec![Step::Wait(behind.clone())], stored(&asked.line)].concat())
+            .await;
+    let proxy = Proxy::before(&origin, &["--header-timeout", "0.2"]).await;
+    let client = proxy.http2().await;
+    let get = async |path: String| {
+        let request = Request::get(format!("http://site.example{path}"));
+        let mut client = client.clone();
+        client.ready().await.unwrap();
+        let response = client
+            .send_request(request.body(Empty::<Bytes>::new()).unwrap())
+            .await;
+        let body = response.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), format!("GET {path} HTTP/1.1"));
+    };
+    let all =
+        futures_util::future::join_all((0..300).map(|number| get(format!("/{}", number % 50))));
+    let open = async {
+        // They take longer than a head may.
+        until(|| origin.calls() == 50).await;
+        sleep(Duration::from_millis(300)).await;
+        gate.open();
+    };
+    in_time(async { tokio::join!(all, open) }).await;
+    assert_eq!(origin.calls(), 50);
+    in_time(get("/1".to_owned())).await;
 }
 
 #[tokio::test]

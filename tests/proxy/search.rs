@@ -221,6 +221,10 @@ async fn a_search_that_does_more_than_ask_passes_by() {
         ("/a/_search?scroll=1m", "{}"),
         ("/_search", r#"{"pit":{"id":"46To","keep_alive":"1m"}}"#),
         ("/a/_search", lookup),
+        (
+            "/a/_search?source=%7B%7D&source_content_type=application/json",
+            "",
+        ),
     ] {
         for _ in 0..2 {
             assert!(
@@ -229,7 +233,20 @@ async fn a_search_that_does_more_than_ask_passes_by() {
             );
         }
     }
-    assert_eq!(origin.calls(), 6);
+    for kind in [
+        "Content-Type: application/json\r\nContent-Encoding: gzip\r\n",
+        "Content-Type: application/cbor\r\n",
+        "",
+    ] {
+        for _ in 0..2 {
+            let head = format!("POST /a/_search HTTP/1.1\r\nHost: site.example\r\n{kind}");
+            let answer = proxy
+                .say(&format!("{head}Content-Length: 2\r\n\r\n{{}}"))
+                .await;
+            assert!(!answer.is_hit(), "{kind}");
+        }
+    }
+    assert_eq!(origin.calls(), 14);
 }
 
 #[tokio::test]

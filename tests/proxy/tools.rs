@@ -12,6 +12,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::{TcpListener, TcpStream},
@@ -103,6 +107,15 @@ impl Proxy {
 
     pub(crate) async fn connect(&self) -> Wire {
         Wire::to(self.address).await
+    }
+
+    /// A client of HTTP/2 with prior knowledge.
+    pub(crate) async fn http2(&self) -> SendRequest<Empty<Bytes>> {
+        let stream = TokioIo::new(TcpStream::connect(self.address).await.unwrap());
+        let handshake = http2::handshake(TokioExecutor::new(), stream);
+        let (client, connection) = in_time(handshake).await.unwrap();
+        tokio::spawn(connection);
+        client
     }
 
     /// One request on a connection of its own, and its answer.
