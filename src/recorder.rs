@@ -370,9 +370,13 @@ impl Recorder {
         .recorded(self.recorded.take());
         let fits = shared.memory.fits(&entry);
         if fits {
-            shared
-                .memory
-                .put(&self.keys.key, entry, policy.max_variants);
+            let memory = &shared.memory;
+            let renewed = self.renewed.as_ref();
+            if let Some((found, renewed)) = renewed.filter(|(found, _)| *found != self.keys.key) {
+                memory.retain(found, |stored| !std::ptr::eq(stored, &raw const **renewed));
+            }
+            let renewed = renewed.map(|(_, renewed)| &**renewed);
+            memory.put(&self.keys.key, entry, renewed, policy.max_variants);
             if !self.alone {
                 shared.refusals.forget(&self.keys.flight);
             }

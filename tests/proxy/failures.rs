@@ -150,7 +150,6 @@ async fn what_is_stale_is_served_if_the_origin_hangs_and_the_operator_allows_it(
 }
 
 #[tokio::test]
-#[ignore = "the cache does not heed it on a response yet"]
 async fn what_is_stale_is_served_if_the_origin_fails_and_it_said_so() {
     let origin = Origin::new(|asked| match asked.number {
         1 => ok(
