@@ -248,7 +248,7 @@ async fn an_origins_304_goes_to_whoever_asked_past_the_cache() {
         say("HTTP/1.1 304 Not Modified\r\nETag: \"v1\"\r\n\r\n")
     })
     .await;
-    let proxy = Proxy::before(&origin, &[]).await;
+    let proxy = Proxy::before(&origin, &["--mode", "policy"]).await;
     let answer = proxy
         .get_with("/", "Cookie: me=1\r\nIf-None-Match: \"v1\"\r\n")
         .await;
