@@ -11,7 +11,7 @@ mod common;
 use std::{convert::Infallible, hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use smallvec::SmallVec;
 use tower::{Layer, Service, service_fn};
@@ -69,19 +69,44 @@ fn cases(bytes: usize, runtime: &tokio::runtime::Runtime) -> Vec<Case<'_>> {
             ready(warm(CacheLayer::builder(), origin.clone())),
         ),
         Case::new(
+            "hit answered 304, no status",
+            || with(header::IF_NONE_MATCH, "\"33a64df551425fcc\""),
+            ready(warm(mute(), origin.clone())),
+        ),
+        Case::new(
+            "hit answered 206, no status",
+            || with(header::RANGE, "bytes=0-99"),
+            ready(warm(mute(), origin.clone())),
+        ),
+        Case::new(
+            "hit by the book, no status",
+            get,
+            ready(warm(mute().rfc9111(), origin.clone())),
+        ),
+        Case::new(
+            "hit by the book, max-age asked, no status",
+            || with(header::CACHE_CONTROL, "max-age=30"),
+            ready(warm(mute().rfc9111(), origin.clone())),
+        ),
+        Case::new(
             "bypass, no status",
-            post,
+            options,
             ready(warm(mute(), origin.clone())),
         ),
         Case::new(
             "bypass, status header off",
-            post,
+            options,
             ready(warm(quiet(), origin.clone())),
         ),
         Case::new(
             "bypass, as it comes",
-            post,
+            options,
             ready(warm(CacheLayer::builder(), origin.clone())),
+        ),
+        Case::new(
+            "POST, which purges its target, no status",
+            post,
+            ready(warm(mute(), origin.clone())),
         ),
     ];
     let mut missed = warm(CacheLayer::builder(), origin);
@@ -155,6 +180,19 @@ fn axum_like() -> Request<Body> {
     let mut request = get();
     let uri = request.uri().clone();
     request.extensions_mut().insert(Arc::new(uri));
+    request
+}
+
+fn with(name: HeaderName, value: &'static str) -> Request<Body> {
+    let mut request = get();
+    let value = HeaderValue::from_static(value);
+    request.headers_mut().insert(name, value);
+    request
+}
+
+fn options() -> Request<Body> {
+    let mut request = get();
+    *request.method_mut() = Method::OPTIONS;
     request
 }
 

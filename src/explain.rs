@@ -96,8 +96,16 @@ impl<K> Layered<K> {
             Found::Nothing(_) if policy::only_if_cached(headers) => {
                 Decision::Unavailable(Reason::OnlyIfCached)
             }
-            Found::Nothing(_) if parts.method == Method::HEAD => Decision::Bypass(Reason::Head),
-            Found::Nothing(missing) => self.long_way(lookup, &missing, into),
+            Found::Nothing(missing) => {
+                match lookup.goes_alone(config, parts, missing.stale.is_some()) {
+                    Some(reason) => Decision::Bypass(reason),
+                    // It waits for nobody.
+                    None if lookup.acceptance.wants_news() || parts.method == Method::HEAD => {
+                        Decision::Fetch(missing.forward)
+                    }
+                    None => self.long_way(lookup, &missing, into),
+                }
+            }
         };
     }
 

@@ -372,6 +372,26 @@ impl Lookup {
         }
     }
 
+    /// Why the answer to this request is its own, and is not stored. It is known if something stale is stored for it.
+    pub(crate) fn goes_alone(
+        &self,
+        config: &Config,
+        parts: &request::Parts,
+        is_known: bool,
+    ) -> Option<Reason> {
+        let policy = &config.policy;
+        if parts.method == Method::HEAD && !(policy.is_by_the_book() && is_known) {
+            // It is forwarded as it is, and fills nothing: its answer has no body to store.
+            Some(Reason::Head)
+        } else if self.acceptance.no_store() {
+            Some(Reason::RequestNoStore)
+        } else if !policy.whole_for_ranges && !is_known && policy::asks_for_a_part(parts) {
+            Some(Reason::Range)
+        } else {
+            None
+        }
+    }
+
     /// Whether a response that this request waited for is for it.
     pub(crate) fn is_answered_by(&self, told: &Told, config: &Config, headers: &HeaderMap) -> bool {
         self.may_be_told(told.head.for_authorized)

@@ -64,7 +64,7 @@ impl<S, ReqB> Post<S, ReqB> {
         } = self;
         let invalidation = Invalidation::of(&config, &parts);
         poll_fn(|cx| inner.poll_ready(cx)).await?;
-        let (sent_at, before) = (Instant::now(), config.shared.bear());
+        let (sent_at, before) = (Instant::now(), config.shared.purges.epoch());
         let scope = CacheScope::recording();
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(scope.clone());
@@ -74,7 +74,7 @@ impl<S, ReqB> Post<S, ReqB> {
         let purged = invalidation.and_then(|own| own.answered(status, headers));
         // What it has purged itself is older than it. Had anything else been purged since it was sent, nobody could tell.
         let in_flight = config.shared.bear();
-        let is_newest = purged == Some(before.born() + 1) && purged == Some(in_flight.born());
+        let is_newest = purged == Some(before + 1) && purged == Some(in_flight.born());
         let get = get.filter(|get| is_newest && get.is_answered_by(&response));
         let Some(get) = get else {
             count(&config.shared.counters.bypasses);

@@ -82,7 +82,9 @@ where
     pub(crate) async fn respond(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         self.pin();
         let deadline = deadline_in(self.config.waiting.wait_timeout);
-        if let Some(reason) = self.goes_alone() {
+        let parts = &self.request.0;
+        let is_known = self.pinned.is_some();
+        if let Some(reason) = self.lookup.goes_alone(&self.config, parts, is_known) {
             return self.pass(reason, deadline).await;
         }
         if self.request.0.method == Method::HEAD {
@@ -99,23 +101,6 @@ where
         match refused.filter(|_| fallback.is_none()) {
             Some(reason) => self.side_by_side(flight, reason, deadline).await,
             None => self.board(flight, fallback, deadline).await,
-        }
-    }
-
-    /// Why its answer is its own, and is not stored.
-    fn goes_alone(&self) -> Option<Reason> {
-        let parts = &self.request.0;
-        let is_for_a_part = || policy::asks_for_a_part(parts) && self.missing.stale.is_none();
-        let updates = self.config.policy.is_by_the_book() && self.pinned.is_some();
-        if parts.method == Method::HEAD && !updates {
-            // It is forwarded as it is, and fills nothing: its answer has no body to store.
-            Some(Reason::Head)
-        } else if self.lookup.acceptance.no_store() {
-            Some(Reason::RequestNoStore)
-        } else if !self.config.policy.whole_for_ranges && is_for_a_part() {
-            Some(Reason::Range)
-        } else {
-            None
         }
     }
 

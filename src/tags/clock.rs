@@ -149,6 +149,11 @@ impl PurgeClock {
         epoch
     }
 
+    /// How many purges there were.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
     /// The time of a request's arrival: taken before it looks at the store or joins a flight.
     pub(crate) fn arrive(&self) -> Arrival {
         // `Acquire`: the marks of every purge up to this epoch are seen by what follows.
