@@ -69,6 +69,7 @@ mod again;
 mod anew;
 #[cfg(feature = "axum")]
 mod axum;
+mod behind;
 mod body;
 mod caught;
 mod clock;

@@ -12,9 +12,9 @@ use tower_service::Service;
 use crate::{
     anew::Anew,
     body::ResponseBody,
-    clock::{before, deadline_in},
+    clock::deadline_in,
     config::{Config, FillMode},
-    entry::{AgainCell, Asked, Entry},
+    entry::{AgainCell, Asked},
     error::BoxError,
     fill::Fill,
     flight::{Boarding, Follower, Landing, Leader},
@@ -63,7 +63,7 @@ pub(crate) struct Origin {
 }
 
 /// A request waits again once, if what it waited for turned out not to be for it; then it goes alone.
-const ROUNDS: usize = 2;
+pub(crate) const ROUNDS: usize = 2;
 
 impl<S, ReqB, ResB> Missed<S, ReqB>
 where
@@ -219,87 +219,6 @@ where
         }
     }
 
-    /// Fetches what is stored anew in the background, unless somebody does already, or as many are at it as may be.
-    ///
-    /// In a runtime only: see [`Config::may_detach`].
-    pub(crate) fn refresh(mut self, renewal: Renewal) {
-        self.pin();
-        let shared = self.config.shared.clone();
-        let headers = &self.request.0.headers;
-        let vary = &renewal.entry().head.vary;
-        let flight = self.lookup.flight_key(headers, Some(vary));
-        let places = (shared.start_running(), shared.try_refresh_permit());
-        let (Some(running), Some(permit)) = places else {
-            return;
-        };
-        let boarding = shared.flights.board(&flight, 0, || self.look_again());
-        if let Boarding::Lead(leader) = boarding {
-            let held = Held {
-                renewal: Some(renewal.begin()),
-                leader: Some(leader),
-                permit: Some(permit),
-            };
-            count(&shared.counters.refreshes);
-            let fill = self.into_fill(flight, held, Audience::Nobody);
-            drop(fill.in_background(running));
-        }
-    }
-
-    /// As [`refresh`](Self::refresh), for one who waits until it is done, and who has a place. Says whether something newer is
-    /// stored then. Code inside a fill may wait for nobody else's call.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, a call that has begun goes on.
-    pub(crate) async fn renew(
-        mut self,
-        entry: Arc<Entry>,
-        place: OwnedSemaphorePermit,
-        may_wait: bool,
-    ) -> bool {
-        let shared = self.config.shared.clone();
-        let max_waiters = if may_wait {
-            self.config.waiting.max_waiters
-        } else {
-            0
-        };
-        let mut deadline = deadline_in(self.config.waiting.fill_timeout);
-        self.pin();
-        let flight = self.flight();
-        for _ in 0..ROUNDS {
-            let board = || self.look_again().filter(Hit::is_fresh);
-            match shared.flights.board(&flight, max_waiters, board) {
-                Boarding::Found(_) => return true,
-                Boarding::Full => return false,
-                // It may have begun before the purge: then it is no use.
-                Boarding::Follow(mut follower) => {
-                    follower.wait_for_its_end(deadline).await;
-                    deadline = deadline_in(self.config.waiting.fill_timeout);
-                }
-                Boarding::Lead(leader) => {
-                    let Some(running) = shared.start_running() else {
-                        return false;
-                    };
-                    count(&shared.counters.refreshes);
-                    let held = Held {
-                        renewal: Some(Renewal::of(entry, self.config.waiting.retry_after)),
-                        leader: Some(leader),
-                        permit: Some(place),
-                    };
-                    let stored = Anew::new(&shared);
-                    let mut fill = self.into_fill(flight, held, Audience::Nobody);
-                    fill.errand.anew = Some(stored.clone());
-                    // It panics if the inner service does: what is stored is kept.
-                    let fill = fill.in_background(running);
-                    // Who reads along may do so for long.
-                    let _ = before(deadline, fill).await;
-                    return stored.is_stored();
-                }
-            }
-        }
-        false
-    }
-
     /// Asks the inner service, whatever is stored. Those who miss meanwhile wait for it, if none is asked for them already.
     async fn ask_anew(self, deadline: Instant) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let flight = self.flight();
@@ -311,7 +230,7 @@ where
     }
 
     /// The key by which this request waits, or is waited for.
-    fn flight(&self) -> KeyBytes {
+    pub(crate) fn flight(&self) -> KeyBytes {
         self.lookup
             .flight_for(&self.request.0.headers, &self.missing)
     }
@@ -330,14 +249,14 @@ where
     }
 
     /// Holds what is stale, as soon as it is found.
-    fn pin(&mut self) {
+    pub(crate) fn pin(&mut self) {
         let stale = self.missing.stale.as_ref();
         let (shared, arrival) = (&self.config.shared, self.lookup.arrival);
         self.pinned = stale.and_then(|stale| Pinned::new(shared, stale, arrival).map(Arc::new));
     }
 
     /// What was stored between the miss and the start of a flight.
-    fn look_again(&self) -> Option<Hit> {
+    pub(crate) fn look_again(&self) -> Option<Hit> {
         let mut lookup = self.lookup.clone();
         lookup.arrival = self.config.shared.purges.arrive();
         let Found::Hit(hit) = lookup.look(&self.config, &self.request.0.headers) else {
@@ -459,7 +378,12 @@ where
         self.renewal.take().map(Renewal::begin).or_else(own)
     }
 
-    fn into_fill(mut self, flight: KeyBytes, held: Held, audience: Audience) -> Fill<S, ReqB> {
+    pub(crate) fn into_fill(
+        mut self,
+        flight: KeyBytes,
+        held: Held,
+        audience: Audience,
+    ) -> Fill<S, ReqB> {
         let is_sealed = self.config.selection.is_sealed();
         let as_asked = is_sealed.then(|| self.request.0.headers.clone());
         self.ask_for_the_whole();

@@ -27,6 +27,7 @@ const FLOORS: &[&str] = &[
     "service",
     "future",
     "again",
+    "behind",
     "post",
     "invalidation",
     "respond",
