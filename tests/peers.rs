@@ -2,11 +2,11 @@
 //!
 //! Held elsewhere: `Set-Cookie`, credentials, `Vary`, HEAD, POST, 206 and `private` in `safe.rs`; purges against fills
 //! in flight in `purge.rs`; memory that is bounded in `limits.rs`; calls with trailers in `grpc.rs`; 304 and ranges to
-//! clients in `shaped.rs`.
+//! clients in `shaped.rs`; the first request after expiry, and a clear that a stale answer undoes, in `stale.rs`; stale
+//! answers against `proxy-revalidate`, `no-cache` and `s-maxage`, and dates as they came, in `rfc9111/`.
 //!
-//! Left until there is code for it: what concerns stale answers (the first request after expiry that waits, stale
-//! answers against `proxy-revalidate`, a clear that a stale answer undoes), a second tier that brings back what was
-//! purged or that serialises on every hit, and clocks that differ between nodes.
+//! Left until there is code for it: a second tier that brings back what was purged or that serialises on every hit, and
+//! clocks that differ between nodes.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
