@@ -1599,3 +1599,37 @@ fn rules_7_2_and_7_3_whatever_is_asked_a_304_is_told_exactly_if_it_is_known() {
     );
     assert_eq!(result, Ok(()));
 }
+
+// RFC 9110 §13.1.3: who is asked by a tag does not look at the date, and of a tag that was made here it knows nothing.
+#[tokio::test(start_paused = true)]
+async fn rule_5_10_a_tag_made_of_the_body_is_for_clients_and_the_inner_service_is_asked_by_its_own()
+{
+    const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let origin = Origin::new(|request| {
+        assert!(!request.headers().contains_key(header::IF_NONE_MATCH));
+        if request.headers().contains_key(header::IF_MODIFIED_SINCE) {
+            return with(status(StatusCode::NOT_MODIFIED), "last-modified", MODIFIED);
+        }
+        with(ok("whole"), "last-modified", MODIFIED)
+    });
+    let cache = CacheLayer::builder()
+        .ttl(Duration::from_secs(60))
+        .etag_from_body(true)
+        .build()
+        .layer(origin.clone());
+    send(&cache, get("/")).await;
+    let tag = send(&cache, get("/"))
+        .await
+        .header("etag")
+        .unwrap()
+        .to_owned();
+    for calls in [2, 3] {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(send(&cache, get("/")).await.text(), "whole");
+        assert_eq!(origin.calls(), calls);
+        let asked = with(get("/"), "if-none-match", &tag);
+        let answer = send(&cache, asked).await;
+        assert_eq!(answer.parts.status, StatusCode::NOT_MODIFIED);
+        assert_eq!(answer.header("etag"), Some(&*tag));
+    }
+}

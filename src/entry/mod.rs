@@ -41,6 +41,8 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     /// Without what was for one requester alone; with an `Age` of zero at the end, whose place every hit takes.
     pub(crate) headers: HeaderMap,
+    /// Whether its entity tag was made here, and says nothing to the inner service.
+    has_own_tag: bool,
     pub(crate) vary: Vary,
     /// What of the query it says that matters, where that is heeded.
     pub(crate) search: Option<Arc<NoVarySearch>>,
@@ -80,6 +82,7 @@ impl Head {
             status: parts.status,
             version: parts.version,
             headers,
+            has_own_tag: false,
             vary,
             search: None,
             for_authorized: false,
@@ -110,7 +113,14 @@ impl Head {
         tag.push('"');
         if let Ok(tag) = HeaderValue::try_from(tag) {
             self.headers.insert(header::ETAG, tag);
+            self.has_own_tag = true;
         }
+    }
+
+    /// The entity tag that the inner service has given it.
+    pub(crate) fn tag(&self) -> Option<&HeaderValue> {
+        let tag = self.headers.get(header::ETAG);
+        tag.filter(|_| !self.has_own_tag)
     }
 
     /// For how long it is fresh from now on. `None` if it is not.
@@ -147,12 +157,11 @@ impl Head {
     /// one, and otherwise of one with the same weak validator. One without any speaks of what was asked about.
     pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
         let stored = |name| self.headers.get(name).map(HeaderValue::as_bytes);
+        let tag = self.tag().map(HeaderValue::as_bytes);
         let opaque = |tag: &'_ [u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
         match headers.get(header::ETAG).map(HeaderValue::as_bytes) {
-            Some(weak) if weak.starts_with(b"W/") => {
-                stored(header::ETAG).map(opaque) == Some(opaque(weak))
-            }
-            Some(strong) => stored(header::ETAG) == Some(strong),
+            Some(weak) if weak.starts_with(b"W/") => tag.map(opaque) == Some(opaque(weak)),
+            Some(strong) => tag == Some(strong),
             None => headers.get(header::LAST_MODIFIED).is_none_or(|modified| {
                 let known = stored(header::LAST_MODIFIED);
                 known.is_none_or(|known| known == modified.as_bytes())
@@ -174,8 +183,10 @@ impl Head {
         let news = std::mem::replace(&mut parts.headers, self.headers.clone());
         parts.status = self.status;
         parts.version = self.version;
-        // It is the 304's, or none.
-        retain(&mut parts.headers, |name| *name != header::AGE);
+        // It is the 304's, or none; and a tag that was made here is made again.
+        retain(&mut parts.headers, |name| {
+            *name != header::AGE && !(self.has_own_tag && *name == header::ETAG)
+        });
         for name in news.keys().filter(|name| !OF_THE_BODY.contains(name)) {
             let mut lines = news.get_all(name).iter();
             // A layer around the handler may name its own fields only: what told the variants apart still does.
@@ -317,10 +328,8 @@ impl Entry {
 
     /// Whether it says by what it is known from others.
     pub(crate) fn has_validator(&self) -> bool {
-        let validators = [header::ETAG, header::LAST_MODIFIED];
-        validators
-            .iter()
-            .any(|name| self.head.headers.contains_key(name))
+        let head = &self.head;
+        head.tag().is_some() || head.headers.contains_key(header::LAST_MODIFIED)
     }
 
     /// Whether the answer to a HEAD with these headers speaks of it (RFC 9111 §4.3.5): what they say of it is as it was.
@@ -331,7 +340,8 @@ impl Entry {
             .map(HeaderValue::as_bytes);
         let as_long =
             length.is_none_or(|length| delta_seconds(length) == Some(self.body.len() as u64));
-        same(header::ETAG) && same(header::LAST_MODIFIED) && as_long
+        let same_tag = headers.get(header::ETAG) == self.head.tag();
+        same_tag && same(header::LAST_MODIFIED) && as_long
     }
 
     /// Its head, with what a 304 or a HEAD says of it, and the length of its body.

@@ -273,7 +273,7 @@ pub(crate) fn ask_conditionally(parts: &mut request::Parts, stored: &Entry) -> b
     if !asks || !stored.head.status.is_success() {
         return false;
     }
-    let tag = headers.get(header::ETAG);
+    let tag = stored.head.tag();
     // A date tells seconds apart: not what has changed in the one in which it was made. Where a purge says that it has changed, that
     // is not good enough.
     let date = headers.get(header::LAST_MODIFIED);

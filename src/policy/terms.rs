@@ -43,7 +43,8 @@ impl Policy {
             ResponseDirectives::PolicyFirst => self.own_terms(candidate)?,
             ResponseDirectives::Honour => self.stated_terms(candidate)?,
         };
-        if candidate.response.headers.contains_key(header::SET_COOKIE) {
+        let sets_cookies = candidate.response.headers.contains_key(header::SET_COOKIE);
+        if sets_cookies && !terms.without.contains(&header::SET_COOKIE) {
             match self.set_cookie {
                 SetCookie::Refuse => return Err(Reason::SetCookie),
                 SetCookie::Strip => terms.without.push(header::SET_COOKIE),
