@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 use tokio::sync::oneshot;
@@ -347,7 +347,8 @@ where
             }
             KindProjection::Rest { body } => return poll_inner(body.as_mut(), cx),
             KindProjection::Followed { reader } => {
-                return reader.poll_step(cx).map(frame_of).map(without_the_leaders);
+                let frame = ready!(reader.poll_step(cx).map(frame_of));
+                return Poll::Ready(without_the_leaders(frame, reader.kept_back()));
             }
             KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
                 Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
@@ -382,9 +383,9 @@ fn frame_of(step: Step) -> Polled {
 }
 
 /// What those who follow are told: of the trailers, what is not the leader's alone.
-fn without_the_leaders(frame: Polled) -> Polled {
+fn without_the_leaders(frame: Polled, kept_back: &[HeaderName]) -> Polled {
     let shared = |frame: Frame<Bytes>| match frame.into_trailers() {
-        Ok(trailers) => Frame::trailers(shared_trailers(&trailers)),
+        Ok(trailers) => Frame::trailers(shared_trailers(&trailers, kept_back)),
         Err(frame) => frame,
     };
     frame.map(|frame| frame.map(shared))

@@ -170,13 +170,14 @@ impl Errand {
             let is_of_use = is_the_same && asked.again.get().is_some();
             is_of_use.then(|| Box::new(recorded))
         });
+        let kept_back = plan.head.kept_back.clone();
         let answer = Answer {
             scope,
             in_flight,
             plan,
             tags,
             recorded,
-            recording: Recording::new(hint),
+            recording: Recording::new(hint, &kept_back),
             store: reason.is_none(),
         };
         (head, Recorder::new(self, answer))
@@ -408,10 +409,11 @@ impl Errand {
         }
     }
 
+    /// Drops it, and what is the same for other requests (RFC 9111 §4.3.4: all that bear its strong entity tag are meant).
     fn drop_stored(&self, entry: &Arc<Entry>) {
         let memory = &self.config.shared.memory;
         memory.retain(&self.keys.key, |stored| {
-            !std::ptr::eq(stored, &raw const **entry)
+            !std::ptr::eq(stored, &raw const **entry) && !stored.head.is_the_same_as(&entry.head)
         });
     }
 

@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, StatusCode, header::Entry, request};
 
 use crate::{
     entry::Cells,
-    key::{Identity, KeyBytes, KeyPrefix, Reach, Selection},
+    key::{self, Identity, KeyBytes, KeyPrefix, Reach, Selection},
     policy::{Credentials, Policy},
     shared::{Keyed, Shared},
     status::{self, CacheStatus, Reason, StatusName},
@@ -41,6 +41,12 @@ impl Config {
     /// What an unsafe request to any target of this path marks: what is stored for many queries.
     pub(crate) fn path_hash(&self, path: &[u8]) -> u64 {
         self.shared.purges.hash_path(path)
+    }
+
+    /// The host that a request is for, if answers to different hosts are apart.
+    pub(crate) fn origin(&self, parts: &request::Parts) -> Option<String> {
+        let keyed = self.selection.keys_authority();
+        keyed.then(|| key::authority(parts)).flatten()
     }
 }
 
@@ -232,6 +238,10 @@ impl<K: Send + Sync + std::fmt::Debug> Keyed for KeyMaker<K> {
         let selection = &self.selection;
         let head = selection.encode_head(&self.prefix, parts, self.max_bytes, &mut key);
         head.ok().map(|_| key.to_vec())
+    }
+
+    fn path_of(&self, parts: &request::Parts) -> Vec<u8> {
+        self.selection.target_path(parts).to_vec()
     }
 
     fn makes(&self, mut parts: request::Parts, key: &[u8]) -> bool {

@@ -20,7 +20,6 @@ use crate::{
     conclude::{Called, Concluded, Sent},
     error::{BodyError, BoxError},
     flight::Leader,
-    key,
     mutant::Mutant,
     recorder::{Errand, Held, Record, Recorder},
     shared::Running,
@@ -195,7 +194,7 @@ fn send<ReqB>(
     }
     let headers = parts.headers.clone();
     let heeds_groups = errand.config.policy.cache_groups;
-    let origin = heeds_groups.then(|| key::authority(&parts)).flatten();
+    let origin = heeds_groups.then(|| errand.config.origin(&parts)).flatten();
     parts.extensions.insert(scope.clone());
     let asked = Sent {
         at: Instant::now(),

@@ -152,10 +152,16 @@ impl CacheHandle {
     /// ```
     pub fn purge_request(&self, request: &request::Parts) -> Purge {
         let layers = self.shared.keyed();
+        let purges = &self.shared.purges;
         let keys = layers.iter().filter_map(|layer| layer.key_of(request));
-        let targets = Targets::any(keys.map(|key| self.shared.purges.hash_key(&key)));
-        let skipped = layers.len() - targets.len();
-        Purge::new(&self.shared, targets, skipped)
+        let mut marks: Vec<_> = keys.map(|key| purges.hash_key(&key)).collect();
+        let skipped = layers.len() - marks.len();
+        if self.shared.searches.are_heeded() {
+            // What is stored for one query may answer another, which it does not know.
+            let paths = layers.iter().map(|layer| layer.path_of(request));
+            marks.extend(paths.map(|path| purges.hash_path(&path)));
+        }
+        Purge::new(&self.shared, Targets::any(marks), skipped)
     }
 
     /// Sends these requests through a service that this cache is in, a few at a time, and lets the inner service answer them

@@ -55,7 +55,7 @@ impl Invalidation {
             hashes.extend(named.iter().flat_map(|named| self.hashes_of(named)));
         }
         if self.config.policy.cache_groups {
-            let origin = key::authority(&self.request);
+            let origin = self.config.origin(&self.request);
             let groups = policy::invalidated_groups(origin.as_deref(), headers);
             hashes.extend(groups.iter().map(|tag| purges.hash_tag(tag)));
         }
@@ -73,7 +73,7 @@ impl Invalidation {
     fn hashes_of(&self, request: &request::Parts) -> Vec<u64> {
         let config = &self.config;
         let path = || config.path_hash(&config.selection.target_path(request));
-        let of_all_queries = config.policy.no_vary_search.then(path);
+        let of_all_queries = config.shared.searches.are_heeded().then(path);
         std::iter::once(config.target_hash(request))
             .chain(of_all_queries)
             .collect()
@@ -126,7 +126,13 @@ pub(crate) fn resolved(
     let query = resolved
         .query()
         .map_or_else(String::new, |query| format!("?{query}"));
-    let of_the_path = format!("{}{query}", resolved.path());
+    // RFC 9110 §4.2.3: no path is the root.
+    let path = if resolved.path().is_empty() {
+        "/"
+    } else {
+        resolved.path().as_str()
+    };
+    let of_the_path = format!("{path}{query}");
     let other: http::Uri = format!(
         "{}://{}{of_the_path}",
         resolved.scheme(),

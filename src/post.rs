@@ -13,13 +13,16 @@ use crate::{
     config::{Config, Layered},
     error::BoxError,
     invalidation::{Invalidation, resolved},
-    key::{self, Head, KeyBytes, as_sent},
+    key::{Head, KeyBytes, as_sent},
     lookup::Lookup,
     recorder::{Audience, Errand, Held},
     reply,
     shared::count,
     status::{CacheStatus, Forward, Reason},
-    tags::{CacheScope, Tags, scope},
+    tags::{
+        CacheScope, Tags,
+        scope::{self, Within},
+    },
 };
 
 /// A POST on its way to the inner service, and the GET that its answer may be for.
@@ -63,8 +66,12 @@ impl<S, ReqB> Post<S, ReqB> {
             get,
         } = self;
         let invalidation = Invalidation::of(&config, &parts);
+        let outer = scope::enclosing(&parts.extensions);
         poll_fn(|cx| inner.poll_ready(cx)).await?;
-        let (sent_at, before) = (Instant::now(), config.shared.purges.epoch());
+        let purges = &config.shared.purges;
+        let (sent_at, before) = (Instant::now(), purges.epoch());
+        // It may read what lags behind a purge.
+        let lags = purges.holds_off();
         let scope = CacheScope::recording();
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(scope.clone());
@@ -74,24 +81,32 @@ impl<S, ReqB> Post<S, ReqB> {
         let purged = invalidation.and_then(|own| own.answered(status, headers));
         // What it has purged itself is older than it. Had anything else been purged since it was sent, nobody could tell.
         let in_flight = config.shared.bear();
-        let is_newest = purged == Some(before + 1) && purged == Some(in_flight.born());
+        let is_newest = !lags && purged == Some(before + 1) && purged == Some(in_flight.born());
         let get = get.filter(|get| is_newest && get.is_answered_by(&response));
         let Some(get) = get else {
             count(&config.shared.counters.bypasses);
+            // What it is part of knows none of its tags.
+            outer
+                .iter()
+                .for_each(|outer| outer.hear(&Within::unknown()));
             let status = CacheStatus::bypass(Reason::Method);
             return Ok(reply::passed(&config, response, status));
         };
         let (sent, errand) = get.into_errand(&config, sent_at);
-        match errand.judge(sent, scope.clone(), in_flight, response) {
-            Concluded::Passed(response) => Ok(response),
+        let mut response = match errand.judge(sent, scope.clone(), in_flight, response) {
+            Concluded::Passed(response) => response,
             Concluded::Recorded {
                 head,
                 recorder,
                 body,
-            } => Ok(head.map(|()| ResponseBody::recorded(body, recorder, scope))),
-            Concluded::Failed(error) => Err(error),
+            } => head.map(|()| ResponseBody::recorded(body, recorder, scope)),
+            Concluded::Failed(error) => return Err(error),
             Concluded::Panicked(panic) => resume_unwind(panic),
+        };
+        if let Some(within) = response.extensions_mut().remove::<Within>() {
+            outer.iter().for_each(|outer| outer.hear(&within));
         }
+        Ok(response)
     }
 }
 
@@ -105,6 +120,10 @@ struct Get {
 impl Get {
     /// `None` if the cache would not answer it.
     fn of(layered: &Layered<Head>, post: &request::Parts) -> Option<Self> {
+        // The handler sees all of a POST; a fill would see no more than the key has of it.
+        if !layered.config.selection.shows_all() {
+            return None;
+        }
         let mut parts = post.clone();
         parts.method = Method::GET;
         // They are the POST's body's.
@@ -135,7 +154,7 @@ impl Get {
         let make_tags = config.policy.request_tags.as_ref();
         let sent = Sent {
             at: sent_at,
-            origin: key::authority(&parts),
+            origin: config.origin(&parts),
             as_asked: None,
             tags: make_tags.map_or_else(Tags::new, |make| make(&parts)),
             headers: parts.headers.clone(),

@@ -20,6 +20,7 @@ use crate::{
     renewal::Renewal,
     shared::{self, InFlight, Keyed, Told, count},
     status::{Forward, Reason},
+    store::Replaces,
     tags::{CacheScope, Stamp, TagNames, Tags},
 };
 
@@ -361,7 +362,7 @@ impl Recorder {
         let entry = Entry::new(
             head,
             body,
-            trailers.as_ref().map(shared_trailers),
+            trailers.map(|trailers| shared_trailers(&trailers, &self.told.head.kept_back)),
             recording.exact_length().is_some(),
             Stamp::new(birth.at(), self.told.tags.clone()),
             self.tag_names.clone(),
@@ -370,13 +371,9 @@ impl Recorder {
         .recorded(self.recorded.take());
         let fits = shared.memory.fits(&entry);
         if fits {
-            let memory = &shared.memory;
-            let renewed = self.renewed.as_ref();
-            if let Some((found, renewed)) = renewed.filter(|(found, _)| *found != self.keys.key) {
-                memory.retain(found, |stored| !std::ptr::eq(stored, &raw const **renewed));
-            }
-            let renewed = renewed.map(|(_, renewed)| &**renewed);
-            memory.put(&self.keys.key, entry, renewed, policy.max_variants);
+            shared
+                .memory
+                .put(&self.keys.key, entry, self.replaces(), policy.max_variants);
             if !self.alone {
                 shared.refusals.forget(&self.keys.flight);
             }
@@ -384,6 +381,22 @@ impl Recorder {
             self.anew.iter().for_each(Anew::stored);
         }
         fits
+    }
+
+    /// What is stored already, and is not any more when this is.
+    fn replaces(&self) -> Replaces<'_> {
+        // RFC 9111 §4.3.3: what was asked about, and is answered with a whole response, is replaced by that.
+        let asked_about = self.held.renewal.as_ref().map(Renewal::entry);
+        match &self.renewed {
+            Some((found, renewed)) if *found == self.keys.key => Replaces::Itself(renewed),
+            Some((found, renewed)) => {
+                // It is another's query from now on.
+                let memory = &self.config.shared.memory;
+                memory.retain(found, |stored| !std::ptr::eq(stored, &raw const **renewed));
+                Replaces::Nothing
+            }
+            None => asked_about.map_or(Replaces::Nothing, |entry| Replaces::Older(entry)),
+        }
     }
 
     fn refuse(&mut self, reason: Reason) {

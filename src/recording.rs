@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 
@@ -24,6 +24,8 @@ pub(crate) struct Recording {
     unread: Notify,
     /// What the body said of its length before its first frame.
     hint: SizeHint,
+    /// The trailers that only its own requester gets.
+    kept_back: Arc<[HeaderName]>,
 }
 
 #[derive(Debug, Default)]
@@ -49,11 +51,12 @@ enum End {
 }
 
 impl Recording {
-    pub(crate) fn new(hint: SizeHint) -> Arc<Self> {
+    pub(crate) fn new(hint: SizeHint, kept_back: &Arc<[HeaderName]>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             unread: Notify::new(),
             hint,
+            kept_back: kept_back.clone(),
         })
     }
 
@@ -198,6 +201,11 @@ pub(crate) enum Step {
 }
 
 impl Reader {
+    /// The trailers that only the body's own requester gets.
+    pub(crate) fn kept_back(&self) -> &[HeaderName] {
+        &self.recording.kept_back
+    }
+
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         if self.ended {
             return Poll::Ready(Step::End);
@@ -293,7 +301,7 @@ mod tests {
 
     #[test]
     fn frames_of_any_length_are_read_whole_from_any_place() {
-        let recording = Recording::new(SizeHint::default());
+        let recording = Recording::new(SizeHint::default(), &Arc::default());
         let mut readers = Vec::new();
         let (mut expected, mut read_so_far) = (Vec::new(), Vec::new());
         for (i, length) in [1, 4095, 1, 4096, 3, 5000, 0, 4095, 4095, 2, 9000, 1]
@@ -320,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_body_of_tiny_frames_takes_its_bytes_and_little_more() {
-        let recording = Recording::new(SizeHint::default());
+        let recording = Recording::new(SizeHint::default(), &Arc::default());
         for _ in 0..100_000 {
             recording.push(Bytes::from_static(b"x"));
         }
@@ -329,13 +337,13 @@ mod tests {
 
     #[test]
     fn the_hint_counts_down_and_never_contradicts_itself() {
-        let recording = Recording::new(SizeHint::with_exact(4));
+        let recording = Recording::new(SizeHint::with_exact(4), &Arc::default());
         let mut reader = recording.reader();
         assert_eq!(reader.size_hint().exact(), Some(4));
         recording.push(Bytes::from_static(b"abcdef"));
         read(&mut reader);
         assert_eq!(reader.size_hint().exact(), Some(0));
-        let unknown = Recording::new(SizeHint::default());
+        let unknown = Recording::new(SizeHint::default(), &Arc::default());
         unknown.push(Bytes::from_static(b"abc"));
         assert_eq!(
             (

@@ -102,6 +102,9 @@ pub(crate) trait Keyed: Send + Sync + fmt::Debug {
     /// The key of a request as far as its head goes. `None` if it has none.
     fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>>;
 
+    /// The target of a request without its query, as far as that is in the key.
+    fn path_of(&self, parts: &request::Parts) -> Vec<u8>;
+
     /// Whether a request of this head has this key, as far as its head goes.
     fn makes(&self, parts: request::Parts, key: &[u8]) -> bool;
 }

@@ -262,7 +262,7 @@ impl CacheStatus {
         match self.outcome {
             Outcome::Hit { ttl } => {
                 member.push_str("; hit; ttl=");
-                member.push_str(itoa::Buffer::new().format(ttl.as_secs()));
+                member.push_str(itoa::Buffer::new().format(integer(ttl)));
             }
             Outcome::Stale { by } => {
                 // RFC 9211 §2.4: negative, when it is stale.
@@ -271,7 +271,7 @@ impl CacheStatus {
                 } else {
                     "; hit; ttl="
                 });
-                member.push_str(itoa::Buffer::new().format(by.as_secs()));
+                member.push_str(itoa::Buffer::new().format(integer(by)));
             }
             Outcome::Unavailable => {}
             Outcome::Forwarded(forward) => {
@@ -295,6 +295,11 @@ impl CacheStatus {
         }
         HeaderValue::try_from(member).unwrap_or_else(|_| HeaderValue::from_static("cache"))
     }
+}
+
+/// RFC 9651 §3.3.1: no more than 15 digits.
+fn integer(duration: Duration) -> u64 {
+    duration.as_secs().min(999_999_999_999_999)
 }
 
 /// Adds `fwd-status` to a member that was [made](CacheStatus::to_header) without, if the request was forwarded.

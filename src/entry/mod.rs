@@ -41,6 +41,8 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     /// Without what was for one requester alone; with an `Age` of zero at the end, whose place every hit takes.
     pub(crate) headers: HeaderMap,
+    /// The fields that others do not get, in trailers too.
+    pub(crate) kept_back: Arc<[HeaderName]>,
     /// Whether its entity tag was made here, and says nothing to the inner service.
     has_own_tag: bool,
     pub(crate) vary: Vary,
@@ -82,6 +84,7 @@ impl Head {
             status: parts.status,
             version: parts.version,
             headers,
+            kept_back: Arc::default(),
             has_own_tag: false,
             vary,
             search: None,
@@ -153,6 +156,12 @@ impl Head {
         Duration::from_secs(self.initial_age).saturating_add(self.resident(now))
     }
 
+    /// Whether both bear one strong entity tag.
+    pub(crate) fn is_the_same_as(&self, other: &Self) -> bool {
+        let strong = self.tag().filter(|tag| !tag.as_bytes().starts_with(b"W/"));
+        strong.is_some() && strong == other.tag()
+    }
+
     /// Whether a 304 with these headers speaks of this response (RFC 9111 §4.3.4): of the one with its strong entity tag, if it has
     /// one, and otherwise of one with the same weak validator. One without any speaks of what was asked about.
     pub(crate) fn is_named_by(&self, headers: &HeaderMap) -> bool {
@@ -187,18 +196,18 @@ impl Head {
         retain(&mut parts.headers, |name| {
             *name != header::AGE && !(self.has_own_tag && *name == header::ETAG)
         });
-        for name in news.keys().filter(|name| !OF_THE_BODY.contains(name)) {
+        // A layer around the handler may name its own fields only: what told the variants apart still does.
+        let told = |name: &HeaderName| *name != header::VARY && !OF_THE_BODY.contains(name);
+        for name in news.keys().filter(|name| told(name)) {
             let mut lines = news.get_all(name).iter();
-            // A layer around the handler may name its own fields only: what told the variants apart still does.
-            if *name != header::VARY
-                && let Some(first) = lines.next()
-            {
+            if let Some(first) = lines.next() {
                 parts.headers.insert(name.clone(), first.clone());
             }
             for line in lines {
                 parts.headers.append(name.clone(), line.clone());
             }
         }
+        unite_vary(&mut parts.headers, &news);
         parts
     }
 
@@ -405,10 +414,28 @@ fn of_its_own(value: &HeaderValue) -> HeaderValue {
     copy
 }
 
-/// The trailers that others may have too.
-pub(crate) fn shared_trailers(trailers: &HeaderMap) -> HeaderMap {
+/// Adds the lines of `Vary` that name what is not named yet.
+fn unite_vary(headers: &mut HeaderMap, news: &HeaderMap) {
+    let members = |line: &HeaderValue| -> Vec<Vec<u8>> {
+        let members = line.as_bytes().split(|&b| b == b',');
+        let members = members.map(|member| member.trim_ascii().to_ascii_lowercase());
+        members.collect()
+    };
+    for line in news.get_all(header::VARY) {
+        let known = headers.get_all(header::VARY).iter();
+        let known: Vec<_> = known.flat_map(members).collect();
+        if members(line).iter().any(|member| !known.contains(member)) {
+            headers.append(header::VARY, line.clone());
+        }
+    }
+}
+
+/// The trailers that others may have too, without those that are kept back.
+pub(crate) fn shared_trailers(trailers: &HeaderMap, kept_back: &[HeaderName]) -> HeaderMap {
     let mut shared = without_one_requesters(trailers);
-    retain(&mut shared, |name| *name != header::SET_COOKIE);
+    retain(&mut shared, |name| {
+        *name != header::SET_COOKIE && !kept_back.contains(name)
+    });
     shared
 }
 

@@ -22,6 +22,10 @@ impl Header {
         }
     }
 
+    pub(super) fn is_as_it_comes(&self) -> bool {
+        self.normalize.is_none()
+    }
+
     /// The lines that are in the key, and that the inner service sees.
     pub(super) fn put(&self, key: &mut KeyBytes, headers: &HeaderMap) {
         put(key, Tag::Header, self.name.as_str().as_bytes());

@@ -304,6 +304,16 @@ impl Selection {
         self.keys_header(name) || (may_be_sealed && self.is_sealed_from(name))
     }
 
+    /// Whether the inner service sees every request as it came.
+    pub(crate) fn shows_all(&self) -> bool {
+        !self.is_sealed() && self.headers.iter().all(Header::is_as_it_comes)
+    }
+
+    /// Whether the host is in the key.
+    pub(crate) fn keys_authority(&self) -> bool {
+        !self.ignore_authority
+    }
+
     pub(crate) fn is_sealed(&self) -> bool {
         self.seal.is_some()
     }

@@ -694,6 +694,9 @@ where
         .handle
         .unwrap_or_else(|| CacheHandle::builder().build());
     let shared = handle.shared().clone();
+    if builder.policy.no_vary_search {
+        shared.searches.heed();
+    }
     let [namespace, version] = &shared.namespace;
     let prefix = KeyPrefix::new(namespace, version, builder.name.as_deref(), shared.number());
     let (selection, body) = builder.key.into_parts();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Policy, ResponseDirectives, groups};
 use crate::{
     entry::{Entry, Head},
-    field::{NoVarySearch, ResponseControl},
+    field::{NoVarySearch, ResponseControl, retain},
     grpc::{content_type_starts_with, is_grpc},
     key::{Identity, Selection},
     status::{Reason, ServedStale},
@@ -147,8 +147,9 @@ impl Policy {
             head.search = NoVarySearch::of(headers).map(Arc::new);
         }
         self.strip(&mut head.headers);
-        for name in &terms.without {
-            head.headers.remove(name);
+        if !terms.without.is_empty() {
+            retain(&mut head.headers, |name| !terms.without.contains(name));
+            head.kept_back = terms.without.into();
         }
         Ok(Plan {
             head,

@@ -94,7 +94,7 @@ impl Policy {
             overdue: Duration::ZERO,
             grace,
             age,
-            date: date(candidate),
+            date: past_date(candidate),
             for_authorized,
             may_be_stale: !must_revalidate,
             immutable: control.immutable,
@@ -159,7 +159,7 @@ impl Policy {
             overdue,
             grace,
             age,
-            date: date(candidate),
+            date: past_date(candidate),
             for_authorized,
             may_be_stale,
             immutable: control.immutable,
@@ -289,6 +289,11 @@ fn date(candidate: &Candidate<'_>) -> i64 {
     let headers = &candidate.response.headers;
     field::single_date(headers, &header::DATE, candidate.at)
         .unwrap_or_else(|| since_1970(candidate))
+}
+
+/// As [`date`], and not in the future, which would stand before all that comes until then.
+fn past_date(candidate: &Candidate<'_>) -> i64 {
+    date(candidate).min(since_1970(candidate))
 }
 
 fn since_1970(candidate: &Candidate<'_>) -> i64 {

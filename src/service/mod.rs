@@ -192,7 +192,8 @@ where
         }
         Found::Nothing(missing) => (missing, None),
         Found::Hit(hit) => {
-            let may_claim = !lookup.acceptance.no_store();
+            let may_wait = || config.may_detach() || !policy::only_if_cached(&parts.headers);
+            let may_claim = !lookup.acceptance.no_store() && may_wait();
             let claimed = || hit.claim(config, &parts.method);
             let Some(renewal) = may_claim.then(claimed).flatten() else {
                 let (method, extensions) = (&parts.method, parts.extensions);

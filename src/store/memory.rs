@@ -34,6 +34,33 @@ pub(crate) enum Slot {
     Variants(Arc<[Arc<Entry>]>),
 }
 
+/// What a response is stored in place of, whatever variant that was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Replaces<'a> {
+    Nothing,
+    /// It is the answer to whether this has changed.
+    Older(&'a Entry),
+    /// It is the newer state of this, and nothing if this is not stored any more: it has been replaced or withdrawn meanwhile.
+    Itself(&'a Entry),
+}
+
+impl Replaces<'_> {
+    fn is(self, other: &Entry) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Older(entry) | Self::Itself(entry) => std::ptr::eq(entry, other),
+        }
+    }
+
+    fn is_there(self, slot: Option<&Slot>) -> bool {
+        let Self::Itself(entry) = self else {
+            return true;
+        };
+        let entries = slot.map_or(&[][..], Slot::entries);
+        !entry.attempts.are_over() && entries.iter().any(|other| self.is(other))
+    }
+}
+
 impl Slot {
     pub(crate) fn entries(&self) -> &[Arc<Entry>] {
         match self {
@@ -68,19 +95,12 @@ impl Slot {
     }
 
     /// With this entry in place of what was stored for the same variant. Beyond so many, the oldest leaves.
-    fn with(
-        &self,
-        entry: Arc<Entry>,
-        renewed: Option<&Entry>,
-        max_variants: usize,
-    ) -> Option<Self> {
+    fn with(&self, entry: Arc<Entry>, replaces: Replaces<'_>, max_variants: usize) -> Option<Self> {
         let others = self
             .entries()
             .iter()
             .filter(|other| !other.head.vary.same_variant(&entry.head.vary))
-            .filter(|other| {
-                !renewed.is_some_and(|renewed| std::ptr::eq(renewed, &raw const ***other))
-            })
+            .filter(|other| !replaces.is(other))
             .cloned();
         let mut entries: Vec<_> = std::iter::once(entry.clone()).chain(others).collect();
         // Those that came first leave first; what is left is looked at by when it was made.
@@ -114,26 +134,26 @@ impl Memory {
         u64::from(entry.weight()) <= self.max_bytes
     }
 
-    /// Stores an entry beside the other variants under its key, in place of an older one of the same variant, and of what it renews.
+    /// Stores an entry beside the other variants under its key, in place of an older one of the same variant, and of what it
+    /// replaces.
     pub(crate) fn put(
         &self,
         key: &[u8],
         entry: Entry,
-        renewed: Option<&Entry>,
+        replaces: Replaces<'_>,
         max_variants: usize,
     ) {
         let entry = Arc::new(entry);
         self.cache.entry(key.into()).and_compute_with(|stored| {
-            if stored
-                .as_ref()
-                .is_some_and(|stored| stored.value().has_newer(&entry))
-            {
+            let slot = stored.as_ref().map(moka::Entry::value);
+            let is_late = slot.is_some_and(|slot| slot.has_newer(&entry));
+            if is_late || !replaces.is_there(slot) {
                 return Op::Nop;
             }
             let slot = stored.and_then(|stored| {
                 stored
                     .into_value()
-                    .with(entry.clone(), renewed, max_variants)
+                    .with(entry.clone(), replaces, max_variants)
             });
             Op::Put(slot.unwrap_or(Slot::One(entry)))
         });

@@ -3,5 +3,5 @@
 mod memory;
 mod searches;
 
-pub(crate) use memory::{Memory, Slot};
+pub(crate) use memory::{Memory, Replaces, Slot};
 pub(crate) use searches::Searches;

@@ -17,6 +17,8 @@ pub(crate) struct Searches {
     known: Cache<Path, Arc<NoVarySearch>>,
     /// Whether there ever was one: where nobody says so, looking for it costs next to nothing.
     any: AtomicBool,
+    /// Whether a layer heeds them.
+    heeded: AtomicBool,
 }
 
 /// The host and path that a rule is for.
@@ -38,7 +40,18 @@ impl Searches {
         Self {
             known: known.build(),
             any: AtomicBool::new(false),
+            heeded: AtomicBool::new(false),
         }
+    }
+
+    /// A layer heeds what responses say of it.
+    pub(crate) fn heed(&self) {
+        self.heeded.store(true, Ordering::Release);
+    }
+
+    /// Whether what is stored may be for more queries than the one that it answered.
+    pub(crate) fn are_heeded(&self) -> bool {
+        self.heeded.load(Ordering::Acquire)
     }
 
     /// The rule of this path, which is made only if any is known.

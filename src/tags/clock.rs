@@ -215,6 +215,11 @@ impl PurgeClock {
         marks.verdict(birth.at, tags) != Verdict::Purged && !marks.holds(birth.began, tags)
     }
 
+    /// Whether anything is held off.
+    pub(crate) fn holds_off(&self) -> bool {
+        self.read_marks().holds_off()
+    }
+
     /// Whether one of these tags is held, so that a response born then is not stored.
     pub(crate) fn holds(&self, birth: &Birth, tags: &[TagHash]) -> bool {
         self.read_marks().holds(birth.began, tags)

@@ -353,6 +353,10 @@ impl Marks {
             || off.any(|(joint, until)| began < *until && bear(joint))
     }
 
+    pub(super) fn holds_off(&self) -> bool {
+        !self.held_off.is_empty() || !self.held_off_joints.is_empty() || self.all_held_off.is_some()
+    }
+
     /// Every fill that is in flight or to come begins at or after this.
     pub(super) fn end_hold_offs(&mut self, began: Instant) {
         self.held_off.retain(|_, until| began < *until);
