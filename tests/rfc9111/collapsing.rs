@@ -195,6 +195,77 @@ async fn rule_12_3_nobody_gets_what_must_be_validated_first() {
     }
 }
 
+// Invariant 3: a request that is not to leave anything behind leaves nothing to those who wait.
+#[tokio::test(start_paused = true)]
+async fn rule_12_3_nobody_gets_what_the_leader_would_not_have_stored() {
+    let gate = Gate::new();
+    let origin = gated(&gate, &[("cache-control", "max-age=60")]);
+    let cache = Mode::Book.builder().build().layer(origin.clone());
+    let leader = with_headers(
+        get("/"),
+        &[("x-who", "leader"), ("cache-control", "no-store")],
+    );
+    let (leader, waiting) = crowd(&cache, &gate, leader, 5).await;
+    gate.open();
+    assert!(leader.await.unwrap().text().starts_with("leader "));
+    for answer in waiting {
+        let answer = answer.await.unwrap();
+        assert!(answer.text().starts_with("user-"), "12.3: {answer:?}");
+    }
+    let later = send(&cache, who(9)).await;
+    assert!(later.text().starts_with("user-"), "12.3: {later:?}");
+}
+
+// Invariants 21, 23: each of those who wait is answered in the form that it asked for.
+#[tokio::test(start_paused = true)]
+async fn rule_12_1_one_call_and_an_answer_of_each_form() {
+    for mode in MODES {
+        let gate = Gate::new();
+        let origin = gated(&gate, &[("cache-control", "max-age=60"), ("etag", "\"1\"")]);
+        let cache = mode.builder().build().layer(origin.clone());
+        let leader = asked(&cache, who(0));
+        gate.arrival().await;
+        let forms = [
+            (("if-none-match", "\"1\""), 304, ""),
+            (("if-none-match", "\"2\""), 200, "user-0 1"),
+            (("x-who", "another"), 200, "user-0 1"),
+        ];
+        let waiting: Vec<_> = forms
+            .into_iter()
+            .map(|((name, value), status, text)| {
+                (asked(&cache, with(get("/"), name, value)), status, text)
+            })
+            .collect();
+        settle().await;
+        gate.open();
+        assert_eq!(leader.await.unwrap().text(), "user-0 1");
+        for (answer, status, text) in waiting {
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.parts.status, status, "12.1 {mode:?}");
+            assert_eq!(answer.text(), text, "12.1 {mode:?}");
+        }
+        assert_eq!(origin.calls(), 1, "12.1 {mode:?}");
+    }
+}
+
+// Invariant 23: who leads with a condition decides nothing for the others.
+#[tokio::test(start_paused = true)]
+async fn rule_12_1_a_leader_with_a_condition() {
+    for mode in MODES {
+        let gate = Gate::new();
+        let origin = gated(&gate, &[("cache-control", "max-age=60"), ("etag", "\"1\"")]);
+        let cache = mode.builder().build().layer(origin.clone());
+        let leader = with_headers(get("/"), &[("x-who", "leader"), ("if-none-match", "\"1\"")]);
+        let (leader, waiting) = crowd(&cache, &gate, leader, 5).await;
+        gate.open();
+        assert_eq!(leader.await.unwrap().parts.status, 304, "12.1 {mode:?}");
+        for answer in waiting {
+            assert_eq!(answer.await.unwrap().text(), "leader 1", "12.1 {mode:?}");
+        }
+        assert_eq!(origin.calls(), 1, "12.1 {mode:?}");
+    }
+}
+
 // Invariant 2.
 #[tokio::test(start_paused = true)]
 async fn rule_12_3_nobody_gets_what_was_made_with_credentials() {

@@ -98,6 +98,15 @@ async fn rule_3_4_how_old_a_response_is() {
                 .refuses(&reply("1").cc("s-maxage=100").has("age", "100")),
             book("3.4 §4.2.3 a Date before the lifetime")
                 .refuses(&reply("1").cc("max-age=100").has("date", "{now-200}")),
+            row("3.4 §4.2.3 a Date that is none is no Date")
+                .lives(&reply("1").cc("s-maxage=100").has("date", "yesterday"), 100),
+            row("3.4 §4.2.3 nor are two").lives_about(
+                &reply("1")
+                    .cc("s-maxage=100")
+                    .has("date", "{now}")
+                    .has("date", "{now}"),
+                100,
+            ),
             row("3.4 §4.2.3 Age and Date both: the greater")
                 .ask(
                     get().origin(
@@ -129,6 +138,8 @@ async fn rule_3_5_age_is_a_number_of_seconds() {
             &["7200"][..],
             &["7200, 0"],
             &["7200", "0"],
+            &["7200, abc"],
+            &["7200", "abc"],
             &["007200"],
             &["2147483648"],
             &["4294967297"],
@@ -140,6 +151,8 @@ async fn rule_3_5_age_is_a_number_of_seconds() {
         for ages in [
             &["0, 7200"][..],
             &["0", "7200"],
+            &["abc, 7200"],
+            &["abc", "7200"],
             &["-7200"],
             &["7200.0"],
             &["abc"],
@@ -190,6 +203,7 @@ async fn rule_3_6_delta_seconds_are_digits() {
             "=3600.0",
             "=+3600",
             "= 3600",
+            " =3600",
             "",
             "=",
             "=\"\"",
@@ -330,7 +344,8 @@ async fn rule_3_9_what_is_unknown_is_ignored() {
 }
 
 /// A year that is ahead, in four digits and in two.
-const AHEAD: [(&str, &str); 8] = [
+const AHEAD: [(&str, &str); 9] = [
+    ("the last second of all", "Fri, 31 Dec 9999 23:59:59 GMT"),
     ("IMF-fixdate", "Sun, 06 Nov 2044 08:49:37 GMT"),
     ("of the wrong weekday", "Mon, 06 Nov 2044 08:49:37 GMT"),
     ("in lower case", "sun, 06 nov 2044 08:49:37 gmt"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{Method, Response};
 use tower::Layer;
+use tower_response_cache::{CacheLayerBuilder, Key};
 
 use crate::{
     common::{self, Body, Gate, settle},
@@ -70,6 +71,60 @@ async fn rule_10_1_what_succeeds_ends_what_is_stored() {
                 .ask(get().hit("1")),
         );
         rows
+    })
+    .await;
+}
+
+// Invariant 36.
+#[tokio::test(start_paused = true)]
+async fn rule_10_1_whatever_the_key_is_made_of() {
+    play(|| {
+        let language = |language| get().has("accept-language", language);
+        let by_language =
+            |layer: CacheLayerBuilder| layer.key(Key::new().header(http::header::ACCEPT_LANGUAGE));
+        vec![
+            row("10.1 §4.4 of a key with a header, all")
+                .with(by_language)
+                .ask(language("de").origin(fresh("de")))
+                .ask(language("en").origin(fresh("en")))
+                .ask(put().origin(reply("")))
+                .ask(language("de").origin(fresh("2")))
+                .ask(language("en").origin(fresh("2"))),
+            row("10.1 §4.4 of a key with a header, by one that has another")
+                .with(by_language)
+                .ask(language("de").origin(fresh("de")))
+                .ask(put().has("accept-language", "fr").origin(reply("")))
+                .ask(language("de").origin(fresh("2"))),
+            row("10.1 §4.4 of a key with some parameters, the target with others")
+                .with(|layer| layer.key(Key::new().query(["page"])))
+                .ask(ask("GET", "/?page=1&x=1").origin(fresh("1")))
+                .ask(ask("PUT", "/?page=1&x=1").origin(reply("")))
+                .ask(ask("GET", "/?page=1&x=1").origin(fresh("2"))),
+            row("10.1 §4.4 of a key without the host")
+                .with(|layer| layer.key(Key::new().ignore_authority()))
+                .ask(get().origin(fresh("1")))
+                .ask(put().origin(reply("")))
+                .ask(get().origin(fresh("2"))),
+            row("10.1 §4.4 by one with credentials")
+                .ask(get().origin(fresh("1")))
+                .ask(
+                    put()
+                        .has("authorization", "Basic YTph")
+                        .has("cookie", "a=1")
+                        .origin(reply("")),
+                )
+                .ask(get().origin(fresh("2"))),
+            row("10.1 §4.4 by one with a body and an upgrade")
+                .ask(get().origin(fresh("1")))
+                .ask(
+                    put()
+                        .has("upgrade", "h2c")
+                        .has("connection", "upgrade")
+                        .body("1")
+                        .origin(reply("")),
+                )
+                .ask(get().origin(fresh("2"))),
+        ]
     })
     .await;
 }

@@ -405,6 +405,10 @@ async fn rule_2_9_a_cookie_in_the_request() {
             book("2.9 it does not keep a request from what is for all")
                 .ask(get().origin(fresh("1").cc("public")))
                 .ask(asked("sid=1").hit("1")),
+            book("2.9 what does not say so is for those without one")
+                .ask(get().origin(fresh("1")))
+                .ask(asked("sid=1").origin(fresh("2")))
+                .ask(get().hit("1")),
             policy("2.9 it passes by, unless it is in the key or makes no difference")
                 .ask(get().origin(fresh("1").cc("public")))
                 .ask(asked("sid=1").origin(fresh("2")).said("fwd=bypass")),

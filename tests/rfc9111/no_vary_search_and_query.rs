@@ -217,6 +217,25 @@ async fn rule_17_2_where_it_counts() {
                     .ask(searched("?u=1").hit("1"))
             },
         ));
+        rows
+    })
+    .await;
+}
+
+// Invariants 8, 36.
+#[tokio::test(start_paused = true)]
+async fn rule_17_2_beside_other_rules() {
+    play(|| {
+        let says = |body: &str| fresh(body).has("no-vary-search", "params=(\"u\")");
+        let mut rows = Vec::new();
+        rows.extend(heeded(
+            "17.2 what changes it ends what answers for it",
+            |row| {
+                row.ask(searched("?u=1").origin(says("1")))
+                    .ask(ask("PUT", "/search?u=2").origin(reply("")))
+                    .ask(searched("?u=2").origin(says("2")))
+            },
+        ));
         rows.extend(heeded("17.2 a HEAD", |row| {
             row.ask(searched("?u=1").origin(says("1")))
                 .ask(ask("HEAD", "/search?u=2").hit(""))

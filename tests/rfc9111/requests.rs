@@ -166,6 +166,14 @@ async fn rule_4_4_no_cache_in_a_request() {
                 .ask(get().origin(fresh("1")))
                 .ask(get().cc("no-cache").origin(fresh("2")).unconditional())
                 .ask(get().hit("2")),
+            aged("4.4 §5.2.1.4 in a second line", book)
+                .ask(renewed(get().cc("max-age=60").cc("no-cache"))),
+            aged("4.4 §5.2.1.4 of a HEAD", book).ask(
+                head()
+                    .cc("no-cache")
+                    .origin(fresh("").etag("\"1\""))
+                    .said("fwd=request"),
+            ),
             aged("4.4 §5.4 Pragma", book).ask(renewed(get().has("pragma", "no-cache"))),
             aged("4.4 §5.4 Pragma in any case", book)
                 .ask(renewed(get().has("pragma", "foo, No-Cache"))),
@@ -173,6 +181,8 @@ async fn rule_4_4_no_cache_in_a_request() {
                 .ask(get().has("pragma", "no-cache").cc("max-age=60").hit("1")),
             aged("4.4 §5.4 nor beside a Cache-Control of nothing known", book)
                 .ask(get().has("pragma", "no-cache").cc("foo").hit("1")),
+            row("4.4 §5.4 Pragma in a response says nothing")
+                .stores(&fresh("1").has("pragma", "no-cache")),
             aged("4.4 §5.4 another Pragma", book).ask(get().has("pragma", "foo").hit("1")),
             aged("4.4 the layer does not heed it", policy)
                 .ask(get().cc("no-cache").hit("1"))

@@ -166,6 +166,11 @@ async fn rule_1_6_private_for_some_fields() {
                         .lacks("x-two")
                         .shows("x-three", "3"),
                 ),
+            book("1.6 §5.2.2.7 a list of no fields is none")
+                .forgets(&reply("1").cc("max-age=60, private=\"\"")),
+            book("1.6 §5.2.2.7 a field without quotes")
+                .ask(get().origin(reply("1").cc("max-age=60, private=x-one").has("x-one", "1")))
+                .ask(get().maybe(|_| reply("1")).text("1").lacks("x-one")),
             policy("1.6 §5.2.2.7 here, not at all").forgets(&says()),
         ]
     })

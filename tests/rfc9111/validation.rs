@@ -178,6 +178,20 @@ async fn rule_5_4_a_miss_with_what_the_client_has() {
             );
         }
         rows.push(
+            row("5.4 §4.3.2 an answer that is no 200 is told as it is")
+                .ask(
+                    get()
+                        .has("if-none-match", "\"1\"")
+                        .origin(fresh("none").status(404).etag("\"1\"")),
+                )
+                .ask(
+                    get()
+                        .has("if-none-match", "*")
+                        .maybe(|_| fresh("none").status(404))
+                        .status(404),
+                ),
+        );
+        rows.push(
             row("5.4 §4.3.2 that does not hold")
                 .ask(
                     get()
@@ -530,6 +544,35 @@ async fn rule_5_8_a_full_answer_takes_the_place_of_what_was_stored() {
                 .after(20)
                 .ask(get().origin(fresh("none").status(404)))
                 .ask(get().status(404).hit("none")),
+        ]
+    })
+    .await;
+}
+
+// Invariants 3, 22.
+#[tokio::test(start_paused = true)]
+async fn rule_5_8_and_5_9_of_what_is_fresh() {
+    play(|| {
+        let stored = |name: &str| book(name).ask(get().origin(fresh("1").etag("\"1\"")));
+        let reload = || get().cc("no-cache");
+        vec![
+            stored(
+                "5.8 §4.3.3 a reload brings what is not stored: what was is not served any more",
+            )
+            .ask(reload().origin(reply("2").cc("no-store")))
+            .ask(get().origin(fresh("3")).unconditional()),
+            stored("5.8 §4.3.3 a reload brings a 404: likewise")
+                .ask(reload().origin(reply("none").status(404).cc("no-store")))
+                .ask(get().origin(fresh("3")).unconditional()),
+            stored("5.8 §4.3.3 a reload brings what is stored")
+                .ask(reload().origin(fresh("2")))
+                .ask(get().hit("2")),
+            stored("5.9 §4.3.3 a reload fails: what was stored is as good as it was")
+                .ask(reload().origin(reply("failed").status(500)))
+                .ask(get().hit("1").said("ttl=60")),
+            stored("5.9 §4.3.3 a reload fails with what could be stored: likewise")
+                .ask(reload().origin(reply("failed").status(503).cc("max-age=60")))
+                .ask(get().hit("1").said("ttl=60")),
         ]
     })
     .await;

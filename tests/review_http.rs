@@ -436,7 +436,7 @@ fn versions(version: &Arc<AtomicUsize>, gate: &Gate, gated: &'static str) -> Ori
             if is_late {
                 gate.pass().await;
             }
-            if gated == "" || version != 404 {
+            if gated.is_empty() || version != 404 {
                 with_headers(answer, &lines)
             } else {
                 answer
