@@ -68,47 +68,9 @@ fn cases(bytes: usize, runtime: &tokio::runtime::Runtime) -> Vec<Case<'_>> {
             axum_like,
             ready(warm(CacheLayer::builder(), origin.clone())),
         ),
-        Case::new(
-            "hit answered 304, no status",
-            || with(header::IF_NONE_MATCH, "\"33a64df551425fcc\""),
-            ready(warm(mute(), origin.clone())),
-        ),
-        Case::new(
-            "hit answered 206, no status",
-            || with(header::RANGE, "bytes=0-99"),
-            ready(warm(mute(), origin.clone())),
-        ),
-        Case::new(
-            "hit by the book, no status",
-            get,
-            ready(warm(mute().rfc9111(), origin.clone())),
-        ),
-        Case::new(
-            "hit by the book, max-age asked, no status",
-            || with(header::CACHE_CONTROL, "max-age=30"),
-            ready(warm(mute().rfc9111(), origin.clone())),
-        ),
-        Case::new(
-            "bypass, no status",
-            options,
-            ready(warm(mute(), origin.clone())),
-        ),
-        Case::new(
-            "bypass, status header off",
-            options,
-            ready(warm(quiet(), origin.clone())),
-        ),
-        Case::new(
-            "bypass, as it comes",
-            options,
-            ready(warm(CacheLayer::builder(), origin.clone())),
-        ),
-        Case::new(
-            "POST, which purges its target, no status",
-            post,
-            ready(warm(mute(), origin.clone())),
-        ),
     ];
+    cases.extend(in_other_shapes(&origin));
+    cases.extend(passed_by(&origin));
     let mut missed = warm(CacheLayer::builder(), origin);
     let mut miss = Case::new(
         "miss, as it comes, to the body's end",
@@ -131,21 +93,96 @@ fn cases(bytes: usize, runtime: &tokio::runtime::Runtime) -> Vec<Case<'_>> {
     cases
 }
 
+/// Hits of which their requesters get less, and those of a layer by the book.
+fn in_other_shapes<'a>(origin: &(impl Origin + 'a)) -> Vec<Case<'a>> {
+    let mute = || mute(CacheLayer::builder());
+    vec![
+        Case::new(
+            "hit answered 304, no status",
+            || with(header::IF_NONE_MATCH, "\"33a64df551425fcc\""),
+            ready(warm(mute(), origin.clone())),
+        ),
+        Case::new(
+            "hit answered 206, no status",
+            || with(header::RANGE, "bytes=0-99"),
+            ready(warm(mute(), origin.clone())),
+        ),
+        Case::new(
+            "hit by the book, no status",
+            get,
+            ready(warm(mute().rfc9111(), origin.clone())),
+        ),
+        Case::new(
+            "hit by the book, max-age asked, no status",
+            || with(header::CACHE_CONTROL, "max-age=30"),
+            ready(warm(mute().rfc9111(), origin.clone())),
+        ),
+    ]
+}
+
+fn passed_by<'a>(origin: &(impl Origin + 'a)) -> Vec<Case<'a>> {
+    let quiet = || CacheLayer::builder().status_header(false);
+    let mute = || mute(CacheLayer::builder());
+    vec![
+        Case::new(
+            "bypass, no status",
+            options,
+            ready(warm(mute(), origin.clone())),
+        ),
+        Case::new(
+            "bypass, status header off",
+            options,
+            ready(warm(quiet(), origin.clone())),
+        ),
+        Case::new(
+            "bypass, as it comes",
+            options,
+            ready(warm(CacheLayer::builder(), origin.clone())),
+        ),
+        Case::new(
+            "POST, which purges its target, no status",
+            post,
+            ready(warm(mute(), origin.clone())),
+        ),
+    ]
+}
+
+fn mute(builder: CacheLayerBuilder) -> CacheLayerBuilder {
+    builder.status_header(false).status_extension(false)
+}
+
 /// Answers at once, with the headers of an ordinary page.
-fn origin(
-    body: Bytes,
-) -> impl Service<
-    Request<Body>,
-    Response = Response<Body>,
-    Error = Infallible,
-    Future = std::future::Ready<Result<Response<Body>, Infallible>>,
-> + Clone
-+ Send {
+fn origin(body: Bytes) -> impl Origin {
     service_fn(move |_: Request<Body>| {
         let mut response = Response::new(Full::new(body.clone()));
         *response.headers_mut() = page_headers();
         std::future::ready(Ok(response))
     })
+}
+
+/// A service that answers at once.
+trait Origin:
+    Service<
+        Request<Body>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future = std::future::Ready<Result<Response<Body>, Infallible>>,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Origin for S where
+    S: Service<
+            Request<Body>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future = std::future::Ready<Result<Response<Body>, Infallible>>,
+        > + Clone
+        + Send
+        + 'static
+{
 }
 
 fn page_headers() -> HeaderMap {

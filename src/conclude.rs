@@ -98,6 +98,10 @@ impl Errand {
             let response = Response::from_parts(parts, body);
             return self.head(&asked, scope, in_flight, &told_of, response);
         }
+        if self.is_head {
+            let response = Response::from_parts(parts, body);
+            return Concluded::Passed(self.passed(response, Reason::Head));
+        }
         let hint = body.size_hint();
         let verdict = match self.verdict(&asked, &scope, &parts, &hint, None) {
             Ok(verdict) => verdict,
@@ -196,7 +200,13 @@ impl Errand {
         self.is_not_modified = true;
         let stored = pinned.entry();
         let is_same = stored.head.is_named_by(&not_modified.headers);
-        let (mut parts, hint) = stored.updated_by(not_modified);
+        // One that speaks of another says nothing of this.
+        let news = if is_same {
+            not_modified
+        } else {
+            Response::new(()).into_parts().0
+        };
+        let (mut parts, hint) = stored.updated_by(news);
         let verdict = match self.verdict(&asked, &scope, &parts, &hint, Some(stored)) {
             Ok(verdict) => verdict,
             Err(panic) => return self.panicked(panic),

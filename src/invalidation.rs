@@ -50,7 +50,10 @@ impl Invalidation {
         }
         let purges = &self.config.shared.purges;
         let mut hashes = self.hashes_of(&self.request);
-        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+        // RFC 9111 §4.4 leaves these to the cache. Where a redirect goes to may be the client's choice.
+        let names = [header::CONTENT_LOCATION, header::LOCATION];
+        let named_in = if status.is_success() { 2 } else { 1 };
+        for name in names.into_iter().take(named_in) {
             let named = self.named(headers, &name);
             hashes.extend(named.iter().flat_map(|named| self.hashes_of(named)));
         }

@@ -219,7 +219,12 @@ impl Lookup {
         let Some(rule) = shared.searches.get(path) else {
             return;
         };
-        if shared.memory.get(&self.key).is_some() {
+        let exact = shared.memory.get(&self.key);
+        let is_of_use = |entry: &Arc<Entry>| {
+            let is_over = entry.life(Instant::now()) == Life::Over && !entry.may_be_renewed();
+            !is_over && shared.purges.is_valid(&entry.stamp, self.arrival)
+        };
+        if exact.is_some_and(|slot| slot.entries().iter().any(is_of_use)) {
             return;
         }
         let searched = self.reach.search(&self.key, &rule, parts.uri.query());
@@ -264,11 +269,7 @@ impl Lookup {
         let now = Instant::now();
         let mut forward = Forward::VaryMiss;
         let mut stale = None;
-        let needs_fields = slot.needs_fields(now);
-        for entry in slot.entries() {
-            if needs_fields && !entry.head.names_fields {
-                continue;
-            }
+        for entry in slot.entries_for(headers, now) {
             let standing = self.standing(entry, config, headers, now);
             let (served, wants_renewal) = match standing {
                 Standing::OtherVariant => continue,
@@ -448,6 +449,7 @@ impl Lookup {
     /// The keys of an answer to this request, which others wait for by this one.
     pub(crate) fn keys(&self, config: &Config, parts: &request::Parts, flight: KeyBytes) -> Keys {
         let searched = config.policy.no_vary_search.then(|| Searched {
+            found: self.key.clone(),
             exact: self.exact().clone(),
             reach: self.reach,
             query: parts.uri.query().map(Into::into),

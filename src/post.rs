@@ -66,7 +66,6 @@ impl<S, ReqB> Post<S, ReqB> {
             get,
         } = self;
         let invalidation = Invalidation::of(&config, &parts);
-        let outer = scope::enclosing(&parts.extensions);
         poll_fn(|cx| inner.poll_ready(cx)).await?;
         let purges = &config.shared.purges;
         let (sent_at, before) = (Instant::now(), purges.epoch());
@@ -76,7 +75,11 @@ impl<S, ReqB> Post<S, ReqB> {
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(scope.clone());
         let call = inner.call(request);
-        let response = scope::CURRENT.scope(scope.clone(), call).await?;
+        let mut response = scope::CURRENT.scope(scope.clone(), call).await?;
+        // What a layer further in has learnt of it.
+        if let Some(within) = response.extensions_mut().remove::<Within>() {
+            scope.hear(&within);
+        }
         let (status, headers) = (response.status(), response.headers());
         let purged = invalidation.and_then(|own| own.answered(status, headers));
         // What it has purged itself is older than it. Had anything else been purged since it was sent, nobody could tell.
@@ -85,28 +88,22 @@ impl<S, ReqB> Post<S, ReqB> {
         let get = get.filter(|get| is_newest && get.is_answered_by(&response));
         let Some(get) = get else {
             count(&config.shared.counters.bypasses);
-            // What it is part of knows none of its tags.
-            outer
-                .iter()
-                .for_each(|outer| outer.hear(&Within::unknown()));
+            // A layer further out knows none of its tags.
+            response.extensions_mut().insert(Within::unknown());
             let status = CacheStatus::bypass(Reason::Method);
             return Ok(reply::passed(&config, response, status));
         };
         let (sent, errand) = get.into_errand(&config, sent_at);
-        let mut response = match errand.judge(sent, scope.clone(), in_flight, response) {
-            Concluded::Passed(response) => response,
+        match errand.judge(sent, scope.clone(), in_flight, response) {
+            Concluded::Passed(response) => Ok(response),
             Concluded::Recorded {
                 head,
                 recorder,
                 body,
-            } => head.map(|()| ResponseBody::recorded(body, recorder, scope)),
-            Concluded::Failed(error) => return Err(error),
+            } => Ok(head.map(|()| ResponseBody::recorded(body, recorder, scope))),
+            Concluded::Failed(error) => Err(error),
             Concluded::Panicked(panic) => resume_unwind(panic),
-        };
-        if let Some(within) = response.extensions_mut().remove::<Within>() {
-            outer.iter().for_each(|outer| outer.hear(&within));
         }
-        Ok(response)
     }
 }
 
@@ -167,11 +164,13 @@ impl Get {
             forward: Forward::Method,
             audience: Audience::Requester,
             asked_for: None,
+            is_head: false,
             told_of: None,
             asked: None,
             anew: None,
             known_tags: Tags::new(),
-            is_nested: scope::enclosing(&parts.extensions).is_some(),
+            // A layer further out may store it too.
+            is_nested: true,
             is_not_modified: false,
             is_post: true,
             held: Held {

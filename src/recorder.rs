@@ -42,6 +42,8 @@ pub(crate) struct Keys {
 /// What the key is made of again, when the response has said what of the query matters.
 #[derive(Debug, Clone)]
 pub(crate) struct Searched {
+    /// The key under which it was looked for.
+    pub(crate) found: KeyBytes,
     /// The key with all of the query.
     pub(crate) exact: KeyBytes,
     pub(crate) reach: Reach,
@@ -60,6 +62,8 @@ pub(crate) struct Errand {
     pub(crate) audience: Audience,
     /// What the inner service is asked whether it has changed.
     pub(crate) asked_for: Option<Arc<Pinned>>,
+    /// The request is a HEAD, whose answer has no body to store.
+    pub(crate) is_head: bool,
     /// What a HEAD may say that it has changed.
     pub(crate) told_of: Option<Arc<Pinned>>,
     /// How it can be asked again.
@@ -370,10 +374,9 @@ impl Recorder {
         )
         .recorded(self.recorded.take());
         let fits = shared.memory.fits(&entry);
-        if fits {
-            shared
-                .memory
-                .put(&self.keys.key, entry, self.replaces(), policy.max_variants);
+        if fits && let Some(replaces) = self.replaces() {
+            let memory = &shared.memory;
+            memory.put(&self.keys.key, entry, replaces, policy.max_variants);
             if !self.alone {
                 shared.refusals.forget(&self.keys.flight);
             }
@@ -383,20 +386,28 @@ impl Recorder {
         fits
     }
 
-    /// What is stored already, and is not any more when this is.
-    fn replaces(&self) -> Replaces<'_> {
-        // RFC 9111 §4.3.3: what was asked about, and is answered with a whole response, is replaced by that.
-        let asked_about = self.held.renewal.as_ref().map(Renewal::entry);
-        match &self.renewed {
-            Some((found, renewed)) if *found == self.keys.key => Replaces::Itself(renewed),
-            Some((found, renewed)) => {
-                // It is another's query from now on.
-                let memory = &self.config.shared.memory;
-                memory.retain(found, |stored| !std::ptr::eq(stored, &raw const **renewed));
-                Replaces::Nothing
+    /// What is stored already, and is not any more when this is. `None` if this is not to be stored: it is the newer state of what has
+    /// been replaced or withdrawn meanwhile.
+    fn replaces(&self) -> Option<Replaces<'_>> {
+        let memory = &self.config.shared.memory;
+        if let Some((found, renewed)) = &self.renewed {
+            if *found == self.keys.key {
+                return Some(Replaces::Itself(renewed));
             }
-            None => asked_about.map_or(Replaces::Nothing, |entry| Replaces::Older(entry)),
+            // It is for other queries than it was.
+            let is_there = memory.take(found, renewed) && !renewed.attempts.are_over();
+            return is_there.then_some(Replaces::Nothing);
         }
+        // RFC 9111 §4.3.3: what was asked about, and is answered with a whole response, is replaced by that.
+        let Some(asked_about) = self.held.renewal.as_ref().map(Renewal::entry) else {
+            return Some(Replaces::Nothing);
+        };
+        let searched = self.keys.searched.as_ref();
+        let found = searched.map(|searched| &searched.found);
+        if let Some(found) = found.filter(|found| **found != self.keys.key) {
+            memory.take(found, asked_about);
+        }
+        Some(Replaces::Older(asked_about))
     }
 
     fn refuse(&mut self, reason: Reason) {

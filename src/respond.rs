@@ -399,7 +399,12 @@ where
             extensions.remove::<Anew>();
             extensions.remove::<CacheScope>();
             let asked = Asked {
-                method: parts.method.clone(),
+                // What a HEAD has renewed is a GET's.
+                method: if is_head {
+                    Method::GET
+                } else {
+                    parts.method.clone()
+                },
                 uri: parts.uri.clone(),
                 version: parts.version,
                 extensions,
@@ -418,6 +423,7 @@ where
             forward: self.missing.forward,
             audience,
             asked_for,
+            is_head,
             told_of,
             asked,
             anew: self.anew,

@@ -1292,7 +1292,7 @@ fn judge_shared(spec: &Spec, asker: &Asker, maker: &Asker, seen: &Seen) -> Vec<R
     let varies_by = seen.says.varies_by();
     let mut vary = varies_by
         .iter()
-        .map(|name| joined(&saw.headers, name) == joined(&would_see, name));
+        .map(|name| as_meant(&saw.headers, name) == as_meant(&would_see, name));
     let for_all = saw.method == Method::GET && !seen.says.is_for_one();
     let mut judged = vec![
         sound(for_all, Wrong::ForOneAlone),
@@ -1335,6 +1335,23 @@ fn is_of_the_same(spec: &Spec, seen: &Seen, asked: &HeaderMap) -> bool {
     credentials
         && sorted(asked) == sorted(saw)
         && others.all(|name| asked.get_all(name).iter().eq(saw.get_all(name)))
+}
+
+/// What a header says, however it is spelled (RFC 9111 §4.1): white space around commas says nothing, nor does the case of codings and
+/// languages, nor the order of codings.
+fn as_meant(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<Vec<u8>>> {
+    let value = joined(headers, name)?;
+    let members = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    let mut members: Vec<_> = members.map(<[u8]>::to_vec).collect();
+    if *name == header::ACCEPT_ENCODING || *name == header::ACCEPT_LANGUAGE {
+        members
+            .iter_mut()
+            .for_each(|member| member.make_ascii_lowercase());
+    }
+    if *name == header::ACCEPT_ENCODING {
+        members.sort_unstable();
+    }
+    Some(members)
 }
 
 /// The value of a header as `Vary` compares it (RFC 9111 §4.1).

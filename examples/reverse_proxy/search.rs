@@ -14,7 +14,7 @@
 
 use std::{panic, time::Duration};
 
-use http::{HeaderName, Method, Request, Response, header, request};
+use http::{HeaderName, Method, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
@@ -97,8 +97,8 @@ impl Searches {
         Ok(answer.map(boxed))
     }
 
-    /// Lets a write through. From now until it is answered, nothing is stored of what it changes, and for as long as a search may lag
-    /// behind it. It goes on if its client leaves.
+    /// Lets a write through. Before its answer goes to the client, what shows what it has changed is purged, and for as long as a search may
+    /// lag behind it nothing of that is stored. It goes on if its client leaves. What was refused has changed nothing.
     async fn write(
         &self,
         request: Request<Incoming>,
@@ -111,12 +111,17 @@ impl Searches {
             ..
         } = self.clone();
         let write = tokio::spawn(async move {
-            let purge = handle.begin_purge(tags);
             let patience = upstream.patience();
             let answer = upstream.oneshot(request).await;
+            if answer
+                .as_ref()
+                .is_ok_and(|answer| is_refused(answer.status()))
+            {
+                return answer;
+            }
             // What has failed here may be done there, and later.
             let lag = if answer.is_ok() { lag } else { lag + patience };
-            if let Err(error) = purge.commit().hold_off(lag).await {
+            if let Err(error) = handle.purge(tags).hold_off(lag).await {
                 note(format_args!("a write could not purge: {error}"));
             }
             answer
@@ -129,6 +134,17 @@ impl Searches {
             },
         }
     }
+}
+
+/// Who is not let in, or asks for what cannot be, has not changed anything; all else may have, as far as it went.
+fn is_refused(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+    )
 }
 
 /// The tags of what a request shows; nothing if it is no search.

@@ -120,6 +120,12 @@ impl Head {
         }
     }
 
+    /// Keeps in mind that its tag was made here, if it is that of what it renews.
+    pub(crate) fn keep_own_tag(&mut self, renewed: &Self) {
+        let same = self.headers.get(header::ETAG) == renewed.headers.get(header::ETAG);
+        self.has_own_tag = renewed.has_own_tag && same;
+    }
+
     /// The entity tag that the inner service has given it.
     pub(crate) fn tag(&self) -> Option<&HeaderValue> {
         let tag = self.headers.get(header::ETAG);
@@ -192,10 +198,8 @@ impl Head {
         let news = std::mem::replace(&mut parts.headers, self.headers.clone());
         parts.status = self.status;
         parts.version = self.version;
-        // It is the 304's, or none; and a tag that was made here is made again.
-        retain(&mut parts.headers, |name| {
-            *name != header::AGE && !(self.has_own_tag && *name == header::ETAG)
-        });
+        // It is the 304's, or none.
+        retain(&mut parts.headers, |name| *name != header::AGE);
         // A layer around the handler may name its own fields only: what told the variants apart still does.
         let told = |name: &HeaderName| *name != header::VARY && !OF_THE_BODY.contains(name);
         for name in news.keys().filter(|name| told(name)) {

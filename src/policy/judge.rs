@@ -141,6 +141,9 @@ impl Policy {
         head.may_be_stale = terms.may_be_stale;
         head.immutable = terms.immutable;
         head.at_most = candidate.at_most();
+        if let Some(renewed) = candidate.renewed {
+            head.keep_own_tag(&renewed.head);
+        }
         head.date = terms.date;
         head.names_fields = headers.contains_key(header::VARY);
         if self.no_vary_search {

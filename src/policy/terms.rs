@@ -235,12 +235,25 @@ fn keeps_back(qualified: Option<&Qualified>, without: &mut Vec<HeaderName>) -> b
     match qualified {
         None => true,
         // RFC 9111 §5.2.2.4, §5.2.2.7: without these fields, it may be used.
-        Some(Qualified::Fields(fields)) => {
+        Some(Qualified::Fields(fields)) if !fields.iter().any(tells_how_to_read) => {
             without.extend(fields.iter().cloned());
             true
         }
+        Some(Qualified::Fields(_)) => false,
         Some(Qualified::All) => false,
     }
+}
+
+/// Without such a field, others could not read the rest, or would take it for theirs.
+fn tells_how_to_read(name: &HeaderName) -> bool {
+    const FIELDS: [HeaderName; 5] = [
+        header::CONTENT_ENCODING,
+        header::CONTENT_TYPE,
+        header::CONTENT_LENGTH,
+        header::VARY,
+        header::CACHE_CONTROL,
+    ];
+    FIELDS.contains(name)
 }
 
 fn control(candidate: &Candidate<'_>) -> Result<ResponseControl, Reason> {

@@ -2,6 +2,7 @@
 
 use std::{cmp::Reverse, fmt, sync::Arc};
 
+use http::HeaderMap;
 use moka::{ops::compute::Op, policy::EvictionPolicy, sync::Cache};
 
 use tokio::time::Instant;
@@ -69,14 +70,23 @@ impl Slot {
         }
     }
 
-    /// Whether what does not say by which fields it was chosen is to be left alone: another that is fresh does say (RFC 9111 §4.1).
-    pub(crate) fn needs_fields(&self, now: Instant) -> bool {
-        match self {
-            Self::One(_) => false,
-            Self::Variants(entries) => entries
-                .iter()
-                .any(|entry| entry.head.names_fields && matches!(entry.life(now), Life::Fresh(_))),
-        }
+    /// Those that a request may be answered by, in the order in which they are to be looked at. What does not say by which fields it was
+    /// chosen comes after a fresh one that does (RFC 9111 §4.1).
+    pub(crate) fn entries_for(
+        &self,
+        headers: &HeaderMap,
+        now: Instant,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        let entries = self.entries();
+        let is_chosen = |entry: &&Arc<Entry>| {
+            let head = &entry.head;
+            let is_fresh = || matches!(entry.life(now), Life::Fresh(_));
+            entries.len() > 1 && head.names_fields && head.vary.matches(headers) && is_fresh()
+        };
+        let has_chosen = entries.iter().any(|entry| is_chosen(&entry));
+        let comes_first = move |entry: &&Arc<Entry>| !has_chosen || entry.head.names_fields;
+        let first = entries.iter().filter(move |entry| comes_first(entry));
+        first.chain(entries.iter().filter(move |entry| !comes_first(entry)))
     }
 
     fn of(mut entries: Vec<Arc<Entry>>) -> Option<Self> {
@@ -186,6 +196,30 @@ impl Memory {
                 }
                 _ => Op::Nop,
             });
+    }
+
+    /// Removes this very entry. `false` if it is not there.
+    pub(crate) fn take(&self, key: &[u8], entry: &Entry) -> bool {
+        let mut was_there = false;
+        self.cache
+            .entry(key.into())
+            .and_compute_with(|stored| match stored {
+                Some(stored) => {
+                    let entries = stored.value().entries().iter();
+                    let kept: Vec<_> = entries
+                        .filter(|other| !std::ptr::eq(entry, &raw const ***other))
+                        .cloned()
+                        .collect();
+                    was_there = kept.len() < stored.value().entries().len();
+                    if was_there {
+                        Slot::of(kept).map_or(Op::Remove, Op::Put)
+                    } else {
+                        Op::Nop
+                    }
+                }
+                None => Op::Nop,
+            });
+        was_there
     }
 
     /// Lets go of what was removed or evicted.
