@@ -45,8 +45,6 @@ use crate::{
 pub struct ResponseBody<B> {
     #[pin]
     kind: Kind<B>,
-    /// What of it its requester gets, if that is not the whole.
-    window: Option<Window>,
 }
 
 #[pin_project(project = KindProjection)]
@@ -62,6 +60,13 @@ enum Kind<B> {
     /// Some of what is stored, with what stands between.
     Parts {
         frames: VecDeque<Bytes>,
+    },
+    /// Some of what is still coming in.
+    Window {
+        whole: Pin<Box<ResponseBody<B>>>,
+        /// How many bytes come before it, and how many it is.
+        skip: u64,
+        left: u64,
     },
     /// The inner service's, untouched.
     Passed {
@@ -92,12 +97,14 @@ enum Kind<B> {
 
 impl<B> ResponseBody<B> {
     pub(crate) fn empty() -> Self {
-        Kind::Empty.into()
+        Self { kind: Kind::Empty }
     }
 
     /// Nothing, where that says nothing of what there would be.
     pub(crate) fn withheld() -> Self {
-        Kind::Withheld.into()
+        Self {
+            kind: Kind::Withheld,
+        }
     }
 
     pub(crate) fn stored(entry: &Entry) -> Self {
@@ -106,16 +113,20 @@ impl<B> ResponseBody<B> {
             trailers: entry.trailers.as_deref().cloned(),
             length_known: entry.length_known,
         };
-        kind.into()
+        Self { kind }
     }
 
     pub(crate) fn parts(frames: impl IntoIterator<Item = Bytes>) -> Self {
         let frames = frames.into_iter().filter(|data| !data.is_empty()).collect();
-        Kind::Parts { frames }.into()
+        Self {
+            kind: Kind::Parts { frames },
+        }
     }
 
     pub(crate) fn passed(body: B) -> Self {
-        Kind::Passed { body }.into()
+        Self {
+            kind: Kind::Passed { body },
+        }
     }
 
     pub(crate) fn recorded(body: B, recorder: Box<Recorder>, scope: CacheScope) -> Self {
@@ -124,15 +135,19 @@ impl<B> ResponseBody<B> {
             recorder: Some(recorder),
             scope,
         };
-        kind.into()
+        Self { kind }
     }
 
     pub(crate) fn followed(reader: Reader) -> Self {
-        Kind::Followed { reader }.into()
+        Self {
+            kind: Kind::Followed { reader },
+        }
     }
 
     pub(crate) fn led(reader: Reader, rest: oneshot::Receiver<Pin<Box<B>>>) -> Self {
-        Kind::Led { reader, rest }.into()
+        Self {
+            kind: Kind::Led { reader, rest },
+        }
     }
 
     /// Whether it is the inner service's own, which is left as it is.
@@ -148,26 +163,33 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    /// Its requester gets these bytes of it, and no trailers.
+    /// These bytes of it, and no trailers.
     pub(crate) fn cut(self, range: &Range<u64>) -> Self {
-        let (skip, left) = (range.start, range.end - range.start);
-        Self {
-            kind: self.kind,
-            window: Some(Window { skip, left }),
-        }
+        let kind = match self.kind {
+            Kind::Stored { data, .. } => Kind::Stored {
+                data: data.slice(index(range.start)..index(range.end)),
+                trailers: None,
+                length_known: true,
+            },
+            kind => Kind::Window {
+                whole: Box::pin(Self { kind }),
+                skip: range.start,
+                left: range.end - range.start,
+            },
+        };
+        Self { kind }
     }
 
     /// What its requester would record as it reads it, if that is so.
     #[expect(clippy::result_large_err, reason = "it is a body either way")]
     pub(crate) fn into_recorded(self) -> Result<(B, Box<Recorder>, CacheScope), Self> {
-        let Self { kind, window } = self;
-        match kind {
+        match self.kind {
             Kind::Recorded {
                 body,
                 recorder: Some(recorder),
                 scope,
             } => Ok((body, recorder, scope)),
-            kind => Err(Self { kind, window }),
+            kind => Err(Self { kind }),
         }
     }
 }
@@ -186,32 +208,9 @@ impl<B: Body> ResponseBody<B> {
     }
 }
 
-impl<B> From<Kind<B>> for ResponseBody<B> {
-    fn from(kind: Kind<B>) -> Self {
-        let window = None;
-        Self { kind, window }
-    }
-}
-
-/// Bytes of a body: how many come before them, and how many they are.
-#[derive(Debug)]
-struct Window {
-    skip: u64,
-    left: u64,
-}
-
-impl Window {
-    /// What of these data, which come next, is in it.
-    fn cut(&mut self, mut data: Bytes) -> Bytes {
-        let length = data.len() as u64;
-        let start = self.skip.min(length);
-        let end = length.min(start.saturating_add(self.left));
-        self.skip -= start;
-        self.left -= end - start;
-        let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
-        data.truncate(index(end));
-        data.split_off(index(start))
-    }
+/// A place in data that are in memory.
+pub(crate) fn index(place: u64) -> usize {
+    usize::try_from(place).unwrap_or(usize::MAX)
 }
 
 /// Takes the bytes out of a frame, whatever buffer they are in.
@@ -231,44 +230,68 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut this = self.project();
-        let Some(window) = this.window else {
-            return poll_whole(this.kind, cx);
-        };
-        for _ in 0..FRAMES_SKIPPED_AT_ONCE {
-            if window.left == 0 {
-                return Poll::Ready(None);
-            }
-            let frame = match ready!(poll_whole(this.kind.as_mut(), cx)) {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => return Poll::Ready(Some(Err(BodyError::cut_short()))),
-            };
-            // Behind the trailers comes nothing more.
-            let Ok(data) = frame.into_data() else {
-                return Poll::Ready(Some(Err(BodyError::cut_short())));
-            };
-            let data = window.cut(data);
-            if window.left == 0 {
-                this.kind.set(Kind::Empty);
-            }
-            if !data.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+        let mut kind = self.project().kind;
+        loop {
+            match kind.as_mut().project() {
+                KindProjection::Empty | KindProjection::Withheld => return Poll::Ready(None),
+                KindProjection::Stored { data, trailers, .. } => {
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
+                    }
+                    return Poll::Ready(
+                        trailers
+                            .take()
+                            .map(|trailers| Ok(Frame::trailers(trailers))),
+                    );
+                }
+                KindProjection::Parts { frames } => {
+                    let next = frames.pop_front();
+                    return Poll::Ready(next.map(|data| Ok(Frame::data(data))));
+                }
+                KindProjection::Window { whole, skip, left } => {
+                    let frame = ready!(poll_window(whole.as_mut(), skip, left, cx));
+                    if *left == 0 {
+                        // Nobody reads the rest.
+                        kind.set(Kind::Empty);
+                    }
+                    return Poll::Ready(frame);
+                }
+                KindProjection::Passed { body } => return poll_inner(body, cx),
+                KindProjection::Recorded {
+                    body,
+                    recorder,
+                    scope,
+                } => {
+                    // Code in the body belongs to the fill, as the handler did.
+                    let mut body = body;
+                    let frame = ready!(
+                        scope::CURRENT.sync_scope(scope.clone(), || poll_inner(body.as_mut(), cx))
+                    );
+                    record(recorder, &frame, body.is_end_stream());
+                    return Poll::Ready(frame);
+                }
+                KindProjection::Rest { body } => return poll_inner(body.as_mut(), cx),
+                KindProjection::Followed { reader } => {
+                    let frame = ready!(reader.poll_step(cx).map(frame_of));
+                    return Poll::Ready(without_the_leaders(frame, reader.kept_back()));
+                }
+                KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
+                    Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
+                        Ok(body) => kind.set(Kind::Rest { body }),
+                        Err(_) => return Poll::Ready(Some(Err(BodyError::cut_short()))),
+                    },
+                    step => return Poll::Ready(frame_of(step)),
+                },
             }
         }
-        // A body that always has a frame leaves the thread to others now and then.
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
-        if let Some(window) = &self.window {
-            return window.left == 0;
-        }
         match &self.kind {
             Kind::Empty | Kind::Withheld => true,
             Kind::Stored { data, trailers, .. } => data.is_empty() && trailers.is_none(),
             Kind::Parts { frames } => frames.is_empty(),
+            Kind::Window { left, .. } => *left == 0,
             Kind::Passed { body } => body.is_end_stream(),
             Kind::Rest { body } => body.is_end_stream(),
             // Not before the recorder has seen the end: who is told that there is no more will not ask.
@@ -278,9 +301,6 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        if let Some(window) = &self.window {
-            return SizeHint::with_exact(window.left);
-        }
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             // RFC 9110 §8.6: a server may make a `Content-Length` of it, which would be another than that of the whole.
@@ -300,63 +320,10 @@ where
                 let left: usize = frames.iter().map(Bytes::len).sum();
                 SizeHint::with_exact(left as u64)
             }
+            Kind::Window { left, .. } => SizeHint::with_exact(*left),
             Kind::Passed { body } | Kind::Recorded { body, .. } => body.size_hint(),
             Kind::Rest { body } => body.size_hint(),
             Kind::Followed { reader } | Kind::Led { reader, .. } => reader.size_hint(),
-        }
-    }
-}
-
-const FRAMES_SKIPPED_AT_ONCE: usize = 128;
-
-fn poll_whole<B>(mut kind: Pin<&mut Kind<B>>, cx: &mut Context<'_>) -> Poll<Polled>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    loop {
-        match kind.as_mut().project() {
-            KindProjection::Empty | KindProjection::Withheld => return Poll::Ready(None),
-            KindProjection::Stored { data, trailers, .. } => {
-                if !data.is_empty() {
-                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
-                }
-                return Poll::Ready(
-                    trailers
-                        .take()
-                        .map(|trailers| Ok(Frame::trailers(trailers))),
-                );
-            }
-            KindProjection::Parts { frames } => {
-                let next = frames.pop_front();
-                return Poll::Ready(next.map(|data| Ok(Frame::data(data))));
-            }
-            KindProjection::Passed { body } => return poll_inner(body, cx),
-            KindProjection::Recorded {
-                body,
-                recorder,
-                scope,
-            } => {
-                // Code in the body belongs to the fill, as the handler did.
-                let mut body = body;
-                let frame = ready!(
-                    scope::CURRENT.sync_scope(scope.clone(), || poll_inner(body.as_mut(), cx))
-                );
-                record(recorder, &frame, body.is_end_stream());
-                return Poll::Ready(frame);
-            }
-            KindProjection::Rest { body } => return poll_inner(body.as_mut(), cx),
-            KindProjection::Followed { reader } => {
-                let frame = ready!(reader.poll_step(cx).map(frame_of));
-                return Poll::Ready(without_the_leaders(frame, reader.kept_back()));
-            }
-            KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
-                Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
-                    Ok(body) => kind.set(Kind::Rest { body }),
-                    Err(_) => return Poll::Ready(Some(Err(BodyError::cut_short()))),
-                },
-                step => return Poll::Ready(frame_of(step)),
-            },
         }
     }
 }
@@ -370,6 +337,41 @@ where
 {
     let frame = ready!(body.poll_frame(cx));
     Poll::Ready(frame.map(|frame| frame.map(to_bytes).map_err(BodyError::inner)))
+}
+
+/// The next of the bytes that are wanted. Who was told how many there are is told if they do not come.
+fn poll_window<B>(
+    mut whole: Pin<&mut ResponseBody<B>>,
+    skip: &mut u64,
+    left: &mut u64,
+    cx: &mut Context<'_>,
+) -> Poll<Polled>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    const FRAMES_AT_ONCE: usize = 128;
+    for _ in 0..FRAMES_AT_ONCE {
+        let frame = match ready!(whole.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => frame.into_data(),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => return Poll::Ready(Some(Err(BodyError::cut_short()))),
+        };
+        // Behind the trailers comes nothing more.
+        let Ok(mut data) = frame else {
+            return Poll::Ready(Some(Err(BodyError::cut_short())));
+        };
+        let skipped = data.split_to(data.len().min(index(*skip)));
+        *skip -= skipped.len() as u64;
+        data.truncate(index(*left));
+        *left -= data.len() as u64;
+        if !data.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+    }
+    // A body that always has a frame leaves the thread to others now and then.
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 fn frame_of(step: Step) -> Polled {
@@ -425,6 +427,7 @@ impl<B> fmt::Debug for ResponseBody<B> {
             Kind::Withheld => "withheld",
             Kind::Stored { .. } => "stored",
             Kind::Parts { .. } => "parts",
+            Kind::Window { .. } => "window",
             Kind::Passed { .. } => "passed",
             Kind::Recorded { .. } => "recorded",
             Kind::Followed { .. } => "followed",

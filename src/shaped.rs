@@ -12,7 +12,7 @@ use http_body::Body;
 use memchr::memmem;
 
 use crate::{
-    body::ResponseBody,
+    body::{ResponseBody, index},
     clock::deadline_in,
     config::Config,
     error::BoxError,
@@ -222,7 +222,6 @@ fn text(value: String) -> HeaderValue {
 
 /// Several parts in one body (RFC 9110 §14.6), each behind its own head. The parts are not copied.
 fn multipart(headers: &mut HeaderMap, whole: &Bytes, ranges: &[Range<u64>], of: Of) -> Vec<Bytes> {
-    let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
     let parts = ranges.iter();
     let parts: Vec<_> = parts
         .map(|range| whole.slice(index(range.start)..index(range.end)))
