@@ -1632,4 +1632,70 @@ async fn rule_5_10_a_tag_made_of_the_body_is_for_clients_and_the_inner_service_i
         assert_eq!(answer.parts.status, StatusCode::NOT_MODIFIED);
         assert_eq!(answer.header("etag"), Some(&*tag));
     }
+/// The part of the whole that is told by `bytes 3-6/10`.
+fn told<'a>(content_range: &str, whole: &'a [u8]) -> &'a [u8] {
+    let (range, length) = content_range
+        .strip_prefix("bytes ")
+        .unwrap()
+        .split_once('/')
+        .unwrap();
+    assert_eq!(length.parse(), Ok(whole.len()));
+    let (first, last) = range.split_once('-').unwrap();
+    &whole[first.parse().unwrap()..=last.parse().unwrap()]
+}
+
+// Invariants 19, 24.
+#[test]
+fn whatever_bytes_are_asked_with_what_is_told_of_a_part_is_true() {
+    let runtime = runtime();
+    let cache = detached(&Origin::new(|_| with_headers(ok(TEXT), PAGE)));
+    runtime.block_on(send(&cache, get("/")));
+    let names = [
+        "range",
+        "range",
+        "range",
+        "if-none-match",
+        "if-range",
+        "if-modified-since",
+    ];
+    let pieces = [
+        "bytes=", "bytes", "=", "-", ",", " ", "\"", "W/", "*", "v,1", "\"v,1\"", MODIFIED,
+    ];
+    let piece = prop_oneof![
+        3 => prop::sample::select(pieces.to_vec()).prop_map(|piece| piece.as_bytes().to_vec()),
+        3 => prop::sample::select(&b"0123456789"[..]).prop_map(|digit| vec![digit]),
+        1 => any::<u8>().prop_map(|byte| vec![byte]),
+    ];
+    let line = (
+        prop::sample::select(names.to_vec()),
+        vec(piece, 0..8).prop_map(|pieces| pieces.concat()),
+    );
+    let result = runner().run(&vec((line, any::<bool>()), 1..4), |lines| {
+        let mut ask = get("/");
+        for ((name, mut value), is_range) in lines {
+            if name == "range" && is_range {
+                value.splice(..0, *b"bytes=");
+            }
+            if let Ok(value) = http::HeaderValue::from_bytes(&value) {
+                ask.headers_mut().append(name, value);
+            }
+        }
+        let answer = runtime.block_on(send(&cache, ask));
+        match answer.parts.status.as_u16() {
+            200 => prop_assert_eq!(answer.text(), TEXT),
+            206 => match answer.header("content-range") {
+                Some(range) => prop_assert_eq!(&*answer.body, told(range, TEXT.as_bytes())),
+                None => {
+                    for (lines, part) in parts(&answer) {
+                        let range = lines[1].strip_prefix("content-range: ").unwrap();
+                        prop_assert_eq!(&*part, told(range, TEXT.as_bytes()));
+                    }
+                }
+            },
+            304 | 416 => prop_assert!(answer.body.is_empty()),
+            other => prop_assert!(false, "{}", other),
+        }
+        Ok(())
+    });
+    assert_eq!(result, Ok(()));
 }

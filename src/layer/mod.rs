@@ -25,6 +25,9 @@ pub use builder::{CacheLayerBuilder, Once, Refreshable};
 /// are too large or were cut short. A request that carries `Authorization` or cookies passes by, unless these are in
 /// the [`Key`](crate::Key). The response says what the cache did, and why, in its [`CacheStatus`](crate::CacheStatus).
 ///
+/// The inner service is asked for the whole, and each requester gets of it what it asked for: a 304 (`If-None-Match`,
+/// `If-Modified-Since`), a 206 or a 416 (`Range`, `If-Range`; several ranges of what is stored), after RFC 9110 §13 and §14.
+///
 /// # Backpressure
 ///
 /// The service that this layer makes is always ready, and asks the one inside to be so only when it needs it: see
