@@ -1632,6 +1632,8 @@ async fn rule_5_10_a_tag_made_of_the_body_is_for_clients_and_the_inner_service_i
         assert_eq!(answer.parts.status, StatusCode::NOT_MODIFIED);
         assert_eq!(answer.header("etag"), Some(&*tag));
     }
+}
+
 /// The part of the whole that is told by `bytes 3-6/10`.
 fn told<'a>(content_range: &str, whole: &'a [u8]) -> &'a [u8] {
     let (range, length) = content_range
