@@ -614,8 +614,11 @@ impl Model {
             let modified = known.versions[0].fields.modified;
             let same = modified.is_some() && modified == says.fields.modified && !known.tagged;
             if known.method == Method::GET && known.status == 200 && same {
-                let told = known.versions[0].updated(&says.fields, says.takes);
-                known.versions.push(told);
+                // Whether it was taken so or not is the cache's choice, each time.
+                let told = |version: &Version| version.updated(&says.fields, says.takes);
+                let told: Vec<_> = known.versions.iter().map(told).collect();
+                known.versions.extend(told);
+                known.versions.truncate(1 << 10);
                 known.is_for_those_who_ask(request);
             }
         }
@@ -629,11 +632,18 @@ impl Model {
     ) -> Response<Body> {
         let call = self.calls;
         let known = &mut self.known[number];
-        known.versions = vec![known.versions[0].updated(&says.fields, says.takes)];
+        let told = known.versions[0].updated(&says.fields, says.takes);
+        let is_head = *request.method() == Method::HEAD;
+        if is_head {
+            // What a HEAD brings may be told to its client only.
+            known.versions.push(told);
+        } else {
+            known.versions = vec![told];
+            known.ended = false;
+            known.failed_since = false;
+            known.call = call;
+        }
         known.is_for_those_who_ask(request);
-        known.ended = false;
-        known.failed_since = false;
-        known.call = call;
         let mut response = Response::new(empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         let response = with(response, "etag", &format!("\"{number}\""));
