@@ -38,8 +38,32 @@ GET /explain?url=URL";
 pub(crate) struct Administration {
     handle: CacheHandle,
     token: [u8; 32],
-    /// Since when, and how many have asked.
-    asked: Arc<Mutex<(Instant, u32)>>,
+    /// Who guesses uses up no more than the guesses: an operator is let in all the same.
+    guessed: Rate,
+    asked: Rate,
+}
+
+/// How many have asked in this second.
+#[derive(Clone)]
+struct Rate(Arc<Mutex<(Instant, u32)>>);
+
+impl Rate {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new((Instant::now(), 0))))
+    }
+
+    fn not_too_often(&self) -> Result<(), Refusal> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.0.elapsed() >= Duration::from_secs(1) {
+            *asked = (Instant::now(), 0);
+        }
+        asked.1 = asked.1.saturating_add(1);
+        if asked.1 > MAX_REQUESTS {
+            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "not so fast");
+            return Err(refusal.with(header::RETRY_AFTER, "1"));
+        }
+        Ok(())
+    }
 }
 
 impl Administration {
@@ -47,7 +71,8 @@ impl Administration {
         Self {
             handle: handle.clone(),
             token: Sha256::digest(token).into(),
-            asked: Arc::new(Mutex::new((Instant::now(), 0))),
+            guessed: Rate::new(),
+            asked: Rate::new(),
         }
     }
 
@@ -66,8 +91,11 @@ impl Administration {
     }
 
     async fn let_in(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        self.not_too_often()?;
-        self.authorized(request.headers())?;
+        if let Err(refusal) = self.authorized(request.headers()) {
+            self.guessed.not_too_often()?;
+            return Err(refusal);
+        }
+        self.asked.not_too_often()?;
         let (parts, body) = request.into_parts();
         let (asked, named) = match parts.uri.path() {
             "/purge/tags" | "/purge/url" | "/purge/all" => (Method::POST, "POST"),
@@ -107,19 +135,6 @@ impl Administration {
             })?;
         }
         Ok(text(StatusCode::OK, "purged\n"))
-    }
-
-    fn not_too_often(&self) -> Result<(), Refusal> {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.0.elapsed() >= Duration::from_secs(1) {
-            *asked = (Instant::now(), 0);
-        }
-        asked.1 = asked.1.saturating_add(1);
-        if asked.1 > MAX_REQUESTS {
-            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "not so fast");
-            return Err(refusal.with(header::RETRY_AFTER, "1"));
-        }
-        Ok(())
     }
 
     /// Whether the request bears the token. How long that takes says nothing of it: what is compared are digests, and all of each.

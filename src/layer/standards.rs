@@ -209,7 +209,7 @@ impl<B, R> CacheLayerBuilder<B, R> {
     }
 
     /// Whether a successful answer to a request that changes something (any method that is not known to be safe) purges what is stored
-    /// for its target, and for what `Location` and `Content-Location` name on the same origin (RFC 9111 §4.4). Defaults to yes.
+    /// for its target, and for what `Content-Location`, and `Location` of a 2xx, name on the same origin (RFC 9111 §4.4). Defaults to yes.
     ///
     /// A method that the layer answers itself ([`methods`](CacheLayerBuilder::methods), gRPC) is taken to change nothing. It is purged before
     /// the answer goes to its requester; also if there is no answer (an `Err`, a panic, a client that leaves), since nobody knows
