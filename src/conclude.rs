@@ -264,6 +264,9 @@ impl Errand {
     ) -> Concluded<B, E> {
         let stored = pinned.entry();
         let (parts, body) = response.into_parts();
+        if matches!(parts.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+            self.drop_stored(stored);
+        }
         // What nothing is known by may be another each time.
         let is_named = parts.status == StatusCode::OK && stored.has_validator();
         if !is_named || stored.head.status != StatusCode::OK {

@@ -144,6 +144,10 @@ async fn rule_6_1_head_of_what_is_stale_or_fails() {
                 .ask(get().origin(stored()))
                 .ask(asked().origin(reply("").status(500)))
                 .ask(get().hit("12345").shows("x-version", "1")),
+            book("6.1 §4.3.5 what is gone for a HEAD is gone")
+                .ask(get().origin(stored()))
+                .ask(asked().origin(reply("").status(404)))
+                .ask(get().origin(fresh("2"))),
         ]
     })
     .await;
