@@ -13,11 +13,12 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, request};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use sfv::{BareItem, List, ListEntry, Parser};
 use tokio::time::{advance, sleep};
-use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
-use tower_response_cache::{CacheLayer, CacheLayerBuilder, Reason};
+use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower_response_cache::{CacheLayer, CacheLayerBuilder, Decision, Forward, Reason};
 
 use crate::common::{Answer, Body, boxed, empty, full, settle, streamed, within};
 
@@ -69,8 +70,47 @@ where
         + 'static,
     S::Future: Send,
 {
-    let cached = layer.layer(origin);
-    BoxCloneSyncService::new(cached.map_response(|response| response.map(boxed)))
+    let (layer, cached) = (layer.clone(), layer.layer(origin));
+    BoxCloneSyncService::new(service_fn(move |request: Request<Body>| {
+        let (parts, body) = request.into_parts();
+        // A body is not read by this key.
+        let decision = body.is_end_stream().then(|| layer.explain(&parts).decision);
+        let answered = cached.clone().oneshot(Request::from_parts(parts, body));
+        async move {
+            let mut response = answered.await?.map(boxed);
+            if let Some(decision) = decision {
+                response.extensions_mut().insert(Explained(decision));
+            }
+            Ok(response)
+        }
+    }))
+}
+
+/// What was said of a request before it was answered.
+#[derive(Debug, Clone, Copy)]
+struct Explained(Decision);
+
+/// Whether what was said is what was done.
+fn as_explained(answer: &Answer) -> Result<(), String> {
+    let Some(Explained(decision)) = answer.parts.extensions.get() else {
+        return Ok(());
+    };
+    let done = answer.cache();
+    let right = match decision {
+        Decision::Hit(left) => done.is_hit() && done.ttl() == Some(*left),
+        Decision::Stale(reason) => done.is_stale() && done.reason() == Some(*reason),
+        // If that fails, what is stale may be served.
+        Decision::Fetch(forward) => done.forward() == Some(*forward) || done.is_stale(),
+        Decision::SideBySide(_) => done.forward().is_some() || done.is_stale(),
+        // It goes by, and its answer may be stored for those who get.
+        Decision::Bypass(Reason::Method) => done.forward() == Some(Forward::Method),
+        Decision::Bypass(reason) => done.reason() == Some(*reason) || done.is_stale(),
+        Decision::Unavailable(reason) => done.is_unavailable() && done.reason() == Some(*reason),
+        _ => true,
+    };
+    expect(right, || {
+        format!("explained as {decision:?}, and done {done:?}")
+    })
 }
 
 // ---- what the origin says
@@ -662,10 +702,10 @@ impl Ask {
         for check in &self.checks {
             check(&outcome)?;
         }
-        outcome
-            .answer
-            .as_ref()
-            .map_or(Ok(()), |answer| well_formed(&self.method, answer))
+        outcome.answer.as_ref().map_or(Ok(()), |answer| {
+            as_explained(answer)?;
+            well_formed(&self.method, answer)
+        })
     }
 }
 
