@@ -401,7 +401,8 @@ fn without_one_requesters(headers: &HeaderMap) -> HeaderMap {
         HeaderName::from_static("server-timing"),
     ];
     let of_the_connection = OfTheConnection::of(headers);
-    let mut kept = HeaderMap::with_capacity(headers.keys_len() + 1);
+    // With a place for `Age`, and for the `Cache-Status` of each hit, which is then told without a larger map.
+    let mut kept = HeaderMap::with_capacity(headers.keys_len() + 2);
     for (name, value) in headers {
         let is_ones = OF_A_PROXY.contains(name) || ONE_REQUEST.contains(name);
         if !is_ones && !of_the_connection.contains(name) {
