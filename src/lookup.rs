@@ -222,7 +222,10 @@ impl Lookup {
         let exact = shared.memory.get(&self.key);
         let is_of_use = |entry: &Arc<Entry>| {
             let is_over = entry.life(Instant::now()) == Life::Over && !entry.may_be_renewed();
-            !is_over && shared.purges.is_valid(&entry.stamp, self.arrival)
+            !is_over
+                && entry.head.vary.matches(&parts.headers)
+                && self.may_be_told(entry.head.for_authorized)
+                && shared.purges.is_valid(&entry.stamp, self.arrival)
         };
         if exact.is_some_and(|slot| slot.entries().iter().any(is_of_use)) {
             return;

@@ -112,6 +112,12 @@ impl Vary {
         self.fields.len() == other.fields.len() && self.fields.iter().zip(&other.fields).all(same)
     }
 
+    /// Whether a response that tells requests apart by these fields is for all that one is which does so by the others.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let names = |vary: &Self, name| vary.names().any(|known| known == name);
+        self.names().all(|name| names(other, name))
+    }
+
     /// The fields that are told apart.
     pub(crate) fn names(&self) -> impl Iterator<Item = &HeaderName> {
         self.fields.iter().map(|field| &field.name)

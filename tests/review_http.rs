@@ -1359,3 +1359,52 @@ async fn held_odd_ages_and_dates() {
         }
     }
 }
+
+// Another variant under the exact query hides what the rule finds.
+#[tokio::test(start_paused = true)]
+async fn another_variant_under_the_exact_query_hides_nothing() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let origin = Origin::new(move |_| {
+        let n = count.fetch_add(1, SeqCst) + 1;
+        let answer = with(ok(n.to_string()), "vary", "lang");
+        let answer = with(answer, "cache-control", "max-age=6000");
+        if n == 1 {
+            answer
+        } else {
+            with(answer, "no-vary-search", "params=(\"utm\")")
+        }
+    });
+    let cache = book().layer(origin.clone());
+    send(&cache, with_headers(get("/p?utm=1"), &[("lang", "de")])).await;
+    for _ in 0..10 {
+        send(&cache, with_headers(get("/p?utm=1"), &[("lang", "en")])).await;
+    }
+    assert_eq!(origin.calls(), 2);
+}
+
+// What a refresh of one variant drops is served stale to others no more.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_by_one_leaves_what_others_may_have_stale() {
+    let fails = Arc::new(AtomicUsize::new(0));
+    let f = fails.clone();
+    let origin = Origin::new(move |request| {
+        if f.load(SeqCst) == 1 {
+            return status(StatusCode::BAD_GATEWAY);
+        }
+        match request.headers().get("lang") {
+            None => ok("plain"),
+            Some(lang) => with(ok(lang.to_str().unwrap().to_owned()), "vary", "lang"),
+        }
+    });
+    let layer = CacheLayer::builder()
+        .ttl(Duration::from_secs(10))
+        .stale_if_error(Duration::from_secs(1000))
+        .build();
+    let cache = layer.layer(origin.clone());
+    send(&cache, get("/")).await;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    send(&cache, with_headers(get("/"), &[("lang", "de")])).await;
+    fails.store(1, SeqCst);
+    let reply = send(&cache, get("/")).await;
+    assert_eq!(reply.parts.status, 200);
+}

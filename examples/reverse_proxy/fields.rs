@@ -46,10 +46,12 @@ fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item 
     })
 }
 
-/// What a client says of hops before this one. Nobody has looked at that, so it goes no further.
+/// What a client says of hops before this one, and what might be read as that. Nobody has looked at it, so it goes no further.
 pub(crate) fn remove_forwarded(headers: &mut HeaderMap) {
     let is_told = |name: &&HeaderName| {
-        name.as_str().starts_with("x-forwarded-")
+        // Some servers take `_` for `-`, and then nobody knows which of the two was meant.
+        name.as_str().contains('_')
+            || name.as_str().starts_with("x-forwarded-")
             || matches!(name.as_str(), "forwarded" | "x-real-ip")
     };
     let told: Vec<_> = headers.keys().filter(is_told).cloned().collect();

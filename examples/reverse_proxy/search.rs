@@ -195,22 +195,33 @@ fn written(parts: &request::Parts) -> Option<Tags> {
         "_nodes",
         "_tasks",
     ];
-    const CHANGING_ONE: [&str; 8] = [
+    const CHANGING_ONE: [&str; 9] = [
         "_bulk",
         "_create",
         "_delete_by_query",
         "_doc",
+        "_flush",
         "_mapping",
         "_refresh",
         "_update",
         "_update_by_query",
     ];
-    if parts.method.is_safe() {
+    /// What a DELETE ends without changing what is found.
+    const ENDING: [&str; 5] = ["_search", "_pit", "_async_search", "_eql", "_sql"];
+    let segments = segments(parts);
+    // These are asked for by GET too, and make seen what was written before.
+    let is_seen_from_now_on = matches!(segments[..], [.., "_refresh" | "_flush"]);
+    if parts.method.is_safe() && !is_seen_from_now_on {
         return None;
     }
-    let segments = segments(parts);
+    let asks = |kind: &str| {
+        let ends = parts.method == Method::DELETE && ENDING.contains(&kind);
+        ends || (parts.method == Method::POST && ASKING.contains(&kind))
+    };
     let changed = match segments[..] {
-        [kind, ..] | [_, kind, ..] if ASKING.contains(&kind) => return None,
+        // What is encoded may be the name of anything.
+        _ if segments.iter().skip(1).any(|segment| segment.contains('%')) => None,
+        [kind, ..] | [_, kind, ..] if asks(kind) => return None,
         [indices, kind, ..] if CHANGING_ONE.contains(&kind) || !kind.starts_with('_') => {
             names(indices)
         }
@@ -247,11 +258,15 @@ fn is_repeatable(parts: &request::Parts, body: &[u8]) -> bool {
     let is_text = is_json && !parts.headers.contains_key(header::CONTENT_ENCODING);
     // The lines of many searches name their indices, and bear the tag of any.
     let is_many = parts.uri.path().ends_with("_msearch");
-    let names = ["\"index\"", "\"_index\""];
-    let names_others = !is_many && names.iter().any(|name| mentions(body, name));
+    // `index`, `_index`, `target_index`, and whatever else ends so.
+    let names_others = !is_many && mentions(body, "index\"");
+    // What can be spelled in another way than it is looked for.
+    let is_plain =
+        std::str::from_utf8(body).is_ok_and(|text| !text.contains('\0')) && !mentions(body, "\\u");
     shown(parts).is_some()
         && !scrolls
         && (is_text || body.is_empty())
+        && is_plain
         && !mentions(body, "\"pit\"")
         && !names_others
 }

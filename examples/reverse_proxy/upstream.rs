@@ -102,6 +102,12 @@ impl Origin {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Switched);
         }
+        if !has_an_end(&parts.headers) {
+            return Err(UpstreamError::Endless);
+        }
+        if parts.status == StatusCode::NO_CONTENT {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
         remove_hop_by_hop(&mut parts.headers);
         date(&mut parts.headers);
         self.pseudonym.sign(&mut parts.headers, parts.version);
@@ -125,6 +131,19 @@ impl Origin {
             *request.uri_mut() = uri;
         }
         let version = std::mem::replace(request.version_mut(), Version::HTTP_11);
+        let body = request.body();
+        let has_length = request.headers().contains_key(header::CONTENT_LENGTH);
+        if !body.is_end_stream() && !has_length {
+            // Without the one or the other, the client sends no body with a GET.
+            let (name, value) = match body.size_hint().exact() {
+                Some(length) => (header::CONTENT_LENGTH, HeaderValue::from(length)),
+                None => (
+                    header::TRANSFER_ENCODING,
+                    HeaderValue::from_static("chunked"),
+                ),
+            };
+            request.headers_mut().insert(name, value);
+        }
         let client = request.extensions().get::<ClientAddress>().copied();
         let headers = request.headers_mut();
         // The connection's client puts in the origin's.
@@ -306,6 +325,15 @@ impl Error for BrokenAnswer {
     }
 }
 
+/// RFC 9112 §6: whether those on the way agree on the end of a message. An answer to HEAD has none, and is told as if it had.
+fn has_an_end(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"chunked");
+    lengths.all(|other| Some(other) == first) && codings.all(is_chunked)
+}
+
 /// Why there is no answer. The cache sees this, and may have one that is stale; what is made of it otherwise is the
 /// business of those outside.
 #[derive(Debug)]
@@ -318,6 +346,8 @@ pub(crate) enum UpstreamError {
     Failed(legacy::Error),
     /// It speaks another protocol from now on, which nobody has asked for.
     Switched,
+    /// Nobody can say where its answer ends.
+    Endless,
     /// The client's own body broke off.
     Request,
 }
@@ -328,7 +358,7 @@ impl UpstreamError {
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Silent => StatusCode::GATEWAY_TIMEOUT,
             Self::Failed(error) if is_timeout(error) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Failed(_) | Self::Switched => StatusCode::BAD_GATEWAY,
+            Self::Failed(_) | Self::Switched | Self::Endless => StatusCode::BAD_GATEWAY,
             Self::Request => StatusCode::BAD_REQUEST,
         }
     }
@@ -369,6 +399,7 @@ impl fmt::Display for UpstreamError {
             Self::Failed(error) if error.is_connect() => "the origin cannot be reached",
             Self::Failed(_) => "the origin's answer cannot be understood, or broke off",
             Self::Switched => "the origin has changed to a protocol that nobody asked for",
+            Self::Endless => "the origin's answer does not say in one way where it ends",
             Self::Request => "the request's body broke off",
         })
     }

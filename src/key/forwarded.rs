@@ -49,12 +49,19 @@ pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(
         if !matches!(name.as_str().as_bytes(), [b'x' | b'f' | b'c', ..]) {
             continue;
         }
-        if OVERRIDES.contains(name) {
+        // Applications that get headers as variables (CGI, WSGI, Rack) cannot tell `_` from `-`.
+        let read_as = if name.as_str().contains('_') {
+            HeaderName::try_from(name.as_str().replace('_', "-")).ok()
+        } else {
+            None
+        };
+        let read_as = read_as.as_ref().unwrap_or(name);
+        if OVERRIDES.contains(read_as) {
             return Err(Reason::Override);
         }
         if *name == header::FORWARDED {
             has_elements = true;
-        } else if tells_target(name) {
+        } else if tells_target(read_as) {
             found.push((name, value));
         }
     }

@@ -35,6 +35,11 @@ pub(super) fn says(name: &HeaderName) -> Option<Says> {
         [b'a' | b'c' | b'd' | b'r' | b's' | b't', ..] => is_known(name, &PLAIN, &PLAIN_PREFIXES),
         _ => false,
     };
+    if !other && name.contains('_') {
+        // Applications that get headers as variables (CGI, WSGI, Rack) cannot tell `_` from `-`.
+        let read_as = HeaderName::try_from(name.replace('_', "-"));
+        return read_as.ok().and_then(|name| says(&name));
+    }
     other.then_some(Says::Other)
 }
 

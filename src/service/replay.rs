@@ -156,6 +156,8 @@ impl<B: Body> Body for ReplayBody<B> {
                 (read.saturating_add(rest.lower()), upper)
             }
             None if self.is_end_stream() => (0, Some(0)),
+            // Nothing is behind the last byte.
+            None if self.last.is_none() => (read, Some(read)),
             // Though all of it was read, no more is told than the body told itself: who knows the length exactly may not
             // look for the error or the trailers behind the last byte.
             None => (read, self.upper.map(|upper| upper.max(read))),

@@ -53,6 +53,14 @@ impl Replaces<'_> {
         }
     }
 
+    /// Whether what was asked about goes when its answer comes. What is stale, and for more requests than that, stays: others may need it.
+    fn drops(self, other: &Entry, entry: &Entry) -> bool {
+        let is_fresh = || matches!(other.life(Instant::now()), Life::Fresh(_));
+        let is_for_fewer = || !entry.head.vary.covers(&other.head.vary);
+        let stays = matches!(self, Self::Older(_)) && is_for_fewer() && !is_fresh();
+        self.is(other) && !stays
+    }
+
     fn is_there(self, slot: Option<&Slot>) -> bool {
         let Self::Itself(entry) = self else {
             return true;
@@ -110,7 +118,7 @@ impl Slot {
             .entries()
             .iter()
             .filter(|other| !other.head.vary.same_variant(&entry.head.vary))
-            .filter(|other| !replaces.is(other))
+            .filter(|other| !replaces.drops(other, &entry))
             .cloned();
         let mut entries: Vec<_> = std::iter::once(entry.clone()).chain(others).collect();
         // Those that came first leave first; what is left is looked at by when it was made.

@@ -9,4 +9,5 @@ mod failures;
 mod messages;
 mod requests;
 mod search;
+mod spelled;
 mod tools;
