@@ -22,6 +22,7 @@ pub(super) enum Says {
 }
 
 /// Whether a header says who asks. This runs for every header of every request.
+#[inline]
 pub(super) fn says(name: &HeaderName) -> Option<Says> {
     let name = match *name {
         header::AUTHORIZATION => return Some(Says::Authorization),
@@ -33,14 +34,26 @@ pub(super) fn says(name: &HeaderName) -> Option<Says> {
         // Most other names end here.
         [b'x', b'-', ..] => is_known(name, &EXTENDED, &EXTENDED_PREFIXES),
         [b'a' | b'c' | b'd' | b'r' | b's' | b't', ..] => is_known(name, &PLAIN, &PLAIN_PREFIXES),
-        _ => false,
+        [b'p' | b'x', ..] => false,
+        _ => return None,
     };
     if !other && name.contains('_') {
-        // Applications that get headers as variables (CGI, WSGI, Rack) cannot tell `_` from `-`.
-        let read_as = HeaderName::try_from(name.replace('_', "-"));
-        return read_as.ok().and_then(|name| says(&name));
+        return with_underscores(name);
     }
     other.then_some(Says::Other)
+}
+
+/// Applications that get headers as variables (CGI, WSGI, Rack) cannot tell `_` from `-`.
+#[cold]
+fn with_underscores(name: &str) -> Option<Says> {
+    match &*name.replace('_', "-") {
+        "proxy-authorization" => Some(Says::ProxyAuthorization),
+        name => {
+            let extended = is_known(name, &EXTENDED, &EXTENDED_PREFIXES);
+            let plain = is_known(name, &PLAIN, &PLAIN_PREFIXES);
+            (extended || plain).then_some(Says::Other)
+        }
+    }
 }
 
 fn is_known(name: &str, names: &[&str], prefixes: &[&str]) -> bool {

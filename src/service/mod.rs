@@ -192,10 +192,11 @@ where
         }
         Found::Nothing(missing) => (missing, None),
         Found::Hit(hit) => {
+            // Asked in this order: most hits are fresh, and the rest costs more than it seems.
             let may_wait = || config.may_detach() || !policy::only_if_cached(&parts.headers);
-            let may_claim = !lookup.acceptance.no_store() && may_wait();
+            let claims = hit.wants_renewal && !lookup.acceptance.no_store() && may_wait();
             let claimed = || hit.claim(config, &parts.method);
-            let Some(renewal) = may_claim.then(claimed).flatten() else {
+            let Some(renewal) = claims.then(claimed).flatten() else {
                 let (method, extensions) = (&parts.method, parts.extensions);
                 let response = reply::hit(config, &hit, method, extensions, outer.as_ref());
                 return ResponseFuture::hit(shaped::at_once(response, method, &parts.headers));
