@@ -19,7 +19,9 @@ use std::{
 use common::*;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use tower::{Layer, ServiceExt};
-use tower_response_cache::{CacheHandle, CacheLayer, CacheScope, FillMode, Key, SetCookie, Tag};
+use tower_response_cache::{
+    CacheHandle, CacheLayer, CacheScope, FillMode, Key, Reason, SetCookie, Tag,
+};
 
 fn book() -> CacheLayer {
     CacheLayer::builder().rfc9111().build()
@@ -29,7 +31,7 @@ fn req(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
     with_headers(request(method, uri), headers)
 }
 
-// 56, 50: every 304 adds its Vary lines to what is stored.
+// Invariants 50, 56: every 304 adds its Vary lines to what is stored.
 #[tokio::test(start_paused = true)]
 async fn vary_does_not_grow_with_each_304() {
     let origin = Origin::new(|request| {
@@ -51,7 +53,7 @@ async fn vary_does_not_grow_with_each_304() {
     assert_eq!(last.lines("vary"), ["accept-encoding"]);
 }
 
-// 15, 2: the answer to a POST is stored under a sealed key, though the handler saw the whole request.
+// Invariants 2, 15: the answer to a POST is stored under a sealed key, though the handler saw the whole request.
 #[tokio::test]
 async fn the_answer_to_a_post_that_was_not_sealed_is_for_nobody_else() {
     let origin = Origin::new(|request| {
@@ -112,7 +114,7 @@ async fn the_answer_to_a_post_is_not_stored_under_a_normal_form_that_its_handler
     assert_eq!(other.text(), "en", "{:?}", other.cache());
 }
 
-// 36: a purge by request.
+// Invariant 36: a purge by request.
 #[tokio::test]
 async fn purge_request_covers_what_no_vary_search_lets_it_share() {
     let origin = Origin::counting(&[
@@ -222,7 +224,7 @@ async fn a_post_through_two_layers_is_purged_in_both() {
     }
 }
 
-// 6, private="field": also in trailers.
+// Invariant 6, private="field": also in trailers.
 #[tokio::test]
 async fn a_private_field_in_the_trailers_is_not_stored() {
     let origin = Origin::new(|_| {
@@ -509,7 +511,7 @@ fn grpc_call(message: &[u8], headers: &[(&str, &str)]) -> Request<Body> {
     with_headers(with(request, "content-type", "application/grpc"), headers)
 }
 
-// 35, 59.
+// Invariant 35, 59.
 #[tokio::test]
 async fn a_call_that_passes_by_purges_nobody_elses() {
     let origin = Origin::new(|_| {
@@ -1407,4 +1409,28 @@ async fn a_refresh_by_one_leaves_what_others_may_have_stale() {
     fails.store(1, SeqCst);
     let reply = send(&cache, get("/")).await;
     assert_eq!(reply.parts.status, 200);
+}
+
+// Invariants 2, 14: applications that get headers as variables cannot tell `_` from `-`.
+#[tokio::test]
+async fn a_name_with_underscores_is_what_it_would_be_without() {
+    let origin = Origin::new(|request| {
+        let host = request.headers().get("x_forwarded_host");
+        let host = host.map_or("none", |host| host.to_str().unwrap());
+        ok(host.to_owned())
+    });
+    let cache = CacheLayer::builder().build().layer(origin);
+    let evil = send(&cache, req("GET", "/", &[("x_forwarded_host", "evil")])).await;
+    assert_eq!(evil.text(), "evil");
+    assert_eq!(send(&cache, get("/")).await.text(), "none");
+    for (name, reason) in [
+        ("x_http_method_override", Reason::Override),
+        ("x-original_url", Reason::Override),
+        ("x_api_key", Reason::ClientIdentity),
+        ("remote_user", Reason::ClientIdentity),
+        ("proxy_authorization", Reason::ProxyAuthorization),
+    ] {
+        let answer = send(&cache, req("GET", "/", &[(name, "x")])).await;
+        assert_eq!(answer.reason(), Some(reason), "{name}");
+    }
 }
