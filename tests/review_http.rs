@@ -224,7 +224,7 @@ async fn a_post_through_two_layers_is_purged_in_both() {
     }
 }
 
-// Invariant 6, private="field": also in trailers.
+// Invariant 6: what `private="field"` names, also in trailers.
 #[tokio::test]
 async fn a_private_field_in_the_trailers_is_not_stored() {
     let origin = Origin::new(|_| {
@@ -511,7 +511,7 @@ fn grpc_call(message: &[u8], headers: &[(&str, &str)]) -> Request<Body> {
     with_headers(with(request, "content-type", "application/grpc"), headers)
 }
 
-// Invariant 35, 59.
+// Invariants 35, 59.
 #[tokio::test]
 async fn a_call_that_passes_by_purges_nobody_elses() {
     let origin = Origin::new(|_| {
