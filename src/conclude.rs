@@ -81,10 +81,10 @@ impl Errand {
         response: Response<B>,
     ) -> Concluded<B, E> {
         let (mut parts, body) = response.into_parts();
-        // RFC 9110 §6.6.1: what has no date gets that of its receipt.
         if self.config.policy.is_by_the_book() {
             OfTheConnection::strip(&mut parts.headers);
         }
+        // RFC 9110 §6.6.1: what has no date gets that of its receipt.
         if !parts.headers.contains_key(header::DATE) {
             let now = field::format_date(SystemTime::now());
             parts.headers.insert(header::DATE, now);
@@ -293,7 +293,7 @@ impl Errand {
         let found = self.keys.key.clone();
         let (head, recorder) = self.recorded(asked, scope, in_flight, planned, updated, hint);
         recorder.renew(stored, found);
-        Concluded::Passed(head.map(|()| ResponseBody::empty()))
+        Concluded::Passed(head.map(|()| ResponseBody::withheld()))
     }
 
     /// Nobody else gets the answer before it was validated: who waits for it asks for itself.
