@@ -433,7 +433,8 @@ reasons! {
     RequestBody = "request-body",
     /// The request's body is longer than the key reads, did not come in time, or is none that the key is made of.
     RequestBodyNotKeyed = "request-body-not-keyed",
-    /// The request carries `Authorization`, which is not in the key, and the response does not say that it may be shared.
+    /// The request carries `Authorization`, which is not in the key, and the response does not say that it may be shared. By the
+    /// book, also a cookie or whatever else says who asks.
     Authorization = "authorization",
     /// The request carries a cookie that is not in the key.
     Cookie = "cookie",
