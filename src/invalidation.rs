@@ -143,24 +143,14 @@ pub(crate) fn resolved(
     )
     .parse()
     .ok()?;
-    let (mut named, ()) = Request::new(()).into_parts();
-    named.uri = other;
-    let is_same = named.uri.scheme_str() == Some(scheme)
-        && key::authority(&named) == authority_of(request, scheme);
-    if !is_same {
+    let canonical = |authority: &str| key::canonical_authority(authority, Some(scheme));
+    let named = other.authority().map(|named| canonical(named.as_str()));
+    if other.scheme_str() != Some(scheme) || named != Some(canonical(&authority)) {
         return None;
     }
     // In the form in which the request came.
     match (own, request.uri.authority()) {
-        (Some(_), Some(_)) => Some(named.uri),
+        (Some(_), Some(_)) => Some(other),
         _ => of_the_path.parse().ok(),
     }
-}
-
-/// The request's, were it of this scheme.
-fn authority_of(request: &request::Parts, scheme: &str) -> Option<String> {
-    let authority = key::authority(request)?;
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.uri = format!("{scheme}://{authority}/").parse().ok()?;
-    key::authority(&parts)
 }

@@ -220,12 +220,14 @@ impl Lookup {
             return;
         };
         let exact = shared.memory.get(&self.key);
-        let is_of_use = |entry: &Arc<Entry>| {
-            let is_over = entry.life(Instant::now()) == Life::Over && !entry.may_be_renewed();
-            !is_over
-                && entry.head.vary.matches(&parts.headers)
-                && self.may_be_told(entry.head.for_authorized)
-                && shared.purges.is_valid(&entry.stamp, self.arrival)
+        let now = Instant::now();
+        let is_of_use = |entry: &Arc<Entry>| match self.standing(entry, config, &parts.headers, now)
+        {
+            Standing::Fresh(_) | Standing::StaleWhileRevalidate(_) | Standing::StaleIfError(_) => {
+                true
+            }
+            Standing::Expired => entry.may_be_renewed(),
+            Standing::OtherVariant | Standing::NotForCredentials | Standing::Purged => false,
         };
         if exact.is_some_and(|slot| slot.entries().iter().any(is_of_use)) {
             return;
@@ -322,9 +324,7 @@ impl Lookup {
         let age = || entry.head.exact_age(now);
         match standing {
             Standing::Fresh(left)
-                if self
-                    .acceptance
-                    .takes_fresh(age(), left, entry.head.immutable) =>
+                if self.acceptance.takes_fresh(age, left, entry.head.immutable) =>
             {
                 return Ok((
                     Served::Fresh(left),

@@ -42,7 +42,7 @@ use query::Query;
 use seal::Seal;
 use selection::Found;
 pub(crate) use selection::{Reach, Selection};
-pub(crate) use target::{as_sent, authority};
+pub(crate) use target::{as_sent, authority, canonical_authority};
 pub use value::{KeyValue, KeyWriter};
 
 /// Which parts of a request make its key.

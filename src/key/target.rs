@@ -41,17 +41,23 @@ fn put_host(key: &mut KeyBytes, tag: Tag, host: &[u8]) {
 pub(crate) fn authority(parts: &Parts) -> Option<String> {
     let host = || parts.headers.get(header::HOST)?.to_str().ok();
     let of_uri = parts.uri.authority().map(http::uri::Authority::as_str);
-    let authority = of_uri.or_else(host)?.to_ascii_lowercase();
+    let authority = of_uri.or_else(host)?;
+    Some(canonical_authority(authority, parts.uri.scheme_str()))
+}
+
+/// As [`authority`], of a target of this scheme.
+pub(crate) fn canonical_authority(authority: &str, scheme: Option<&str>) -> String {
+    let authority = authority.to_ascii_lowercase();
     // RFC 9110 §4.2: what stands before an `@` is not part of it.
     let authority = authority.rsplit('@').next().unwrap_or_default();
-    let usual: &[&str] = match parts.uri.scheme_str() {
+    let usual: &[&str] = match scheme {
         Some("http") => &[":80"],
         Some("https") => &[":443"],
         // Which of the two it is, a service behind a proxy is not told.
         _ => &[":80", ":443"],
     };
     let without = usual.iter().find_map(|port| authority.strip_suffix(port));
-    Some(without.unwrap_or(authority).to_owned())
+    without.unwrap_or(authority).to_owned()
 }
 
 /// The target as the client sent it, where a router has changed what the cache sees.

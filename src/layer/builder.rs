@@ -11,7 +11,7 @@ use crate::{
     error::BuildError,
     handle::CacheHandle,
     key::{self, Head, Key, KeyPrefix},
-    policy::{Policy, TagHeader},
+    policy::{Policy, TagHeader, is_partial},
     shared::{Enrolled, Explain},
     status::StatusName,
     tags::Tags,
@@ -455,13 +455,7 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// # }
     /// ```
     pub fn status(mut self, status: StatusCode, ttl: Duration) -> Result<Self, BuildError> {
-        let partial = [
-            StatusCode::PARTIAL_CONTENT,
-            StatusCode::NOT_MODIFIED,
-            StatusCode::PRECONDITION_FAILED,
-            StatusCode::RANGE_NOT_SATISFIABLE,
-        ];
-        if status.is_server_error() || status.is_informational() || partial.contains(&status) {
+        if status.is_server_error() || status.is_informational() || is_partial(status) {
             return Err(BuildError::new(
                 "responses of this status are never stored",
                 "choose one that answers a request for the whole: 2xx but 206, 3xx but 304, 4xx but 412 and 416",

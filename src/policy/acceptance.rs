@@ -27,12 +27,17 @@ impl Policy {
 
 impl Acceptance {
     /// Whether it takes what is this old, and fresh for this long, without its being validated.
-    pub(crate) fn takes_fresh(&self, age: Duration, left: Duration, immutable: bool) -> bool {
+    pub(crate) fn takes_fresh(
+        &self,
+        age: impl FnOnce() -> Duration,
+        left: Duration,
+        immutable: bool,
+    ) -> bool {
         let Some(control) = &self.0 else {
             return true;
         };
         // RFC 8246 §2: what will not change is not asked for again because a page is loaded again.
-        let young = immutable || control.max_age.is_none_or(|most| age <= seconds(most));
+        let young = immutable || control.max_age.is_none_or(|most| age() <= seconds(most));
         let lasts = control.min_fresh.is_none_or(|least| left >= seconds(least));
         !control.no_cache && young && lasts
     }

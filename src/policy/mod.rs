@@ -183,6 +183,17 @@ impl fmt::Debug for Policy {
     }
 }
 
+/// Whether a response of this status answers for a part, or on a condition: never for the whole.
+pub(crate) fn is_partial(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PARTIAL_CONTENT
+            | StatusCode::NOT_MODIFIED
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::RANGE_NOT_SATISFIABLE
+    )
+}
+
 /// Whether a request whose key is made of its head is one that the cache answers.
 pub(crate) fn admit(parts: &request::Parts, has_body: bool) -> Result<(), Reason> {
     if parts.method != Method::GET && parts.method != Method::HEAD {

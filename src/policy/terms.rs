@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode, header};
 
-use super::{Candidate, Policy, ResponseDirectives, SetCookie};
+use super::{Candidate, Policy, ResponseDirectives, SetCookie, is_partial};
 use crate::{
     entry::Grace,
     field::{self, Qualified, ResponseControl},
@@ -327,17 +327,6 @@ fn current_age(candidate: &Candidate<'_>) -> u64 {
 fn has_validator(candidate: &Candidate<'_>) -> bool {
     let headers = &candidate.response.headers;
     headers.contains_key(header::ETAG) || headers.contains_key(header::LAST_MODIFIED)
-}
-
-/// It answers for a part, or on a condition: never for the whole.
-fn is_partial(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::PARTIAL_CONTENT
-            | StatusCode::NOT_MODIFIED
-            | StatusCode::PRECONDITION_FAILED
-            | StatusCode::RANGE_NOT_SATISFIABLE
-    )
 }
 
 /// RFC 9110 §15.1, without 206.
