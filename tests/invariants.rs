@@ -1,14 +1,12 @@
-//! ARCHITECTURE.md says which test holds which invariant: this holds it to what stands beside the tests.
+//! Each invariant is held by a test, and each number that a test names is an invariant.
 //!
 //! A test names its invariants in the comment above it: `// Invariants 25, 26.`
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
-
-type Held = BTreeMap<u32, BTreeSet<String>>;
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder)
@@ -39,67 +37,47 @@ fn numbers(comment: &str) -> Vec<u32> {
         .collect()
 }
 
-/// What the tests say of themselves.
-fn claimed(source: &str) -> Vec<(u32, String)> {
-    let mut claims = Vec::new();
-    let mut open = Vec::new();
-    for line in source.lines().map(str::trim) {
-        open.extend(numbers(line));
-        let name = line.strip_prefix("async fn ").or(line.strip_prefix("fn "));
-        if let Some(name) = name {
-            let name = name.split('(').next().unwrap_or_default();
-            claims.extend(open.drain(..).map(|number| (number, name.to_owned())));
-        }
-    }
-    claims
+/// The numbers that the tests in this source name.
+fn named(source: &str) -> BTreeSet<u32> {
+    source
+        .lines()
+        .flat_map(|line| numbers(line.trim()))
+        .collect()
 }
 
-/// What a row `| 7 | a_test, another |` of the table says.
-fn row(line: &str) -> Option<(u32, BTreeSet<String>)> {
-    let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
-    let number = cells.next()?.parse().ok()?;
-    let tests = cells
-        .next()?
-        .split(',')
-        .map(|name| name.trim().trim_matches('`').to_owned());
-    Some((number, tests.collect()))
+/// The number of an item `7. The text of the invariant` of the list.
+fn listed(line: &str) -> Option<u32> {
+    let (number, text) = line.split_once(". ")?;
+    number.parse().ok().filter(|_| !text.is_empty())
 }
 
 #[test]
-fn architecture_names_the_tests_that_hold_each_invariant() {
+fn each_invariant_is_named_by_a_test_and_no_test_names_another() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut expected = Held::new();
-    for path in [sources(&root.join("tests")), sources(&root.join("src"))].concat() {
-        for (number, name) in claimed(&fs::read_to_string(path).unwrap()) {
-            expected.entry(number).or_default().insert(name);
-        }
-    }
-    let architecture = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
-    let named: Held = architecture.lines().filter_map(row).collect();
-    if named != expected {
-        for (number, tests) in &expected {
-            let tests: Vec<_> = tests.iter().map(|name| format!("`{name}`")).collect();
-            println!("| {number} | {} |", tests.join(", "));
-        }
-        panic!(
-            "the table in ARCHITECTURE.md is not what the tests say: replace it by the rows above"
-        );
-    }
+    let sources = [sources(&root.join("tests")), sources(&root.join("src"))].concat();
+    let this_file = root.join("tests").join("invariants.rs");
+    let named: BTreeSet<u32> = sources
+        .iter()
+        .filter(|path| **path != this_file)
+        .flat_map(|path| named(&fs::read_to_string(path).unwrap()))
+        .collect();
+    let list = fs::read_to_string(root.join("docs/invariants.md")).unwrap();
+    let listed: BTreeSet<u32> = list.lines().filter_map(listed).collect();
+    let untested: Vec<_> = listed.difference(&named).collect();
+    let unknown: Vec<_> = named.difference(&listed).collect();
+    assert!(untested.is_empty(), "no test names invariant {untested:?}");
+    assert!(
+        unknown.is_empty(),
+        "docs/invariants.md has no invariant {unknown:?}"
+    );
 }
 
 #[test]
-fn a_claim_is_read_as_it_is_written() {
-    let source =
-        "    // Invariants 25, 26: and why.\n    #[test]\n    fn it_holds() {}\n    fn helper() {}";
-    assert_eq!(
-        claimed(source),
-        [(25, "it_holds".to_owned()), (26, "it_holds".to_owned())]
-    );
+fn numbers_are_read_from_comments_and_from_the_list() {
+    let source = "    // Invariants 25, 26: and why.\n    #[test]\n    fn it_holds() {}";
+    assert_eq!(named(source), [25, 26].into());
     assert_eq!(numbers("// Invariant 8. RFC 9110 §1"), [8]);
     assert!(numbers("// nothing of the kind").is_empty());
-    assert_eq!(
-        row("| 3 | `a`, `b` |"),
-        Some((3, ["a".to_owned(), "b".to_owned()].into()))
-    );
-    assert_eq!(row("| limit | default |"), None);
+    assert_eq!(listed("3. A hit requires equal keys"), Some(3));
+    assert_eq!(listed("| limit | default |"), None);
 }

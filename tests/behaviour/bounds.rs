@@ -1,0 +1,1 @@
+//! Memory counted, limits, and what clients can cause.

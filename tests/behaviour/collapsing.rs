@@ -1,0 +1,1 @@
+//! Requests for one key that share a call: leaders, followers, hung and failed calls.

@@ -1,0 +1,1 @@
+//! Responses composed of other responses of the same cache.

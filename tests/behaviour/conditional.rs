@@ -1,0 +1,1 @@
+//! Conditional requests, and the validators that answer them.

@@ -1,0 +1,1 @@
+//! Credentials in requests and in responses.

@@ -1,0 +1,1 @@
+//! Fragments of a page, and the page.

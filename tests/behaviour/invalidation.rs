@@ -1,0 +1,1 @@
+//! Unsafe methods, and what they purge.

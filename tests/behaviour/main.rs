@@ -1,0 +1,24 @@
+//! How the cache behaves, one module a subject; each test is named by the behaviour that it checks.
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bounds;
+mod collapsing;
+mod composition;
+mod conditional;
+mod credentials;
+mod explain;
+mod fragments;
+mod grpc;
+mod invalidation;
+mod ranges;
+mod revalidation;
+mod scopes;
+mod sealing;
+mod sessions;
+mod status;
+mod storing;
+mod streams;
+mod targets;

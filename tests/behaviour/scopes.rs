@@ -1,0 +1,1 @@
+//! Tags and limits that code deep inside a handler adds.

@@ -1,0 +1,1 @@
+//! Sealed keys, and extensions of the request.

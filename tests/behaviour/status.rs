@@ -1,0 +1,1 @@
+//! `Cache-Status`, reasons, statistics and events.

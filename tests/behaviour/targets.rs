@@ -1,0 +1,1 @@
+//! One target URI in all its forms.
