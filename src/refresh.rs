@@ -121,7 +121,10 @@ impl Refresh {
         let slot = self.shared.memory.get(key);
         let entries = slot.as_ref().map_or(&[][..], Slot::entries);
         let is_concerned = |entry: &&Arc<Entry>| {
-            targets.mean(entry.stamp.tags()) && purges.is_still_valid(&entry.stamp, arrival)
+            // A response that was fetched since the purge bears no mark: the last check notes the marks that it finds.
+            targets.mean(entry.stamp.tags())
+                && purges.is_still_valid(&entry.stamp, arrival)
+                && entry.stamp.stale_since().is_some()
         };
         for entry in entries.iter().filter(is_concerned) {
             let recorded = entry.recorded.as_ref();

@@ -212,6 +212,26 @@ fn paths(asked: &[Parts]) -> Vec<&str> {
 
 // ---- purges that refresh
 
+// Found by the example `warm`, run six times at once: a page that a reader had refreshed already was fetched a second time.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_a_request_refreshed_after_the_purge_is_not_fetched_twice() {
+    let pages = pages(600);
+    let (cache, handle, site) = outdated(builder(), &pages).await;
+    let mut purge = handle.purge(ALL).refresh().into_future();
+    // It has marked, and looked at a slice of what is stored.
+    assert!((&mut purge).now_or_never().is_none());
+    for page in &pages {
+        assert_eq!(now(&cache, page).await, ("0".to_owned(), false));
+    }
+    sleep(SECOND).await;
+    let purged = purge.await.unwrap();
+    assert_eq!((purged.failed, purged.not_recorded), (0, 0));
+    assert_eq!(site.calls(), 2 * pages.len());
+    for page in &pages {
+        assert_eq!(now(&cache, page).await, ("1".to_owned(), true));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_used_most_is_asked_for_first_and_a_few_at_a_time() {
     for (refreshes, at_once) in [(64, 8), (8, 8), (3, 3), (1, 1)] {
