@@ -7,6 +7,8 @@
 )]
 
 mod common;
+#[path = "../src/tests/scale.rs"]
+mod scale;
 
 use std::{
     sync::{
@@ -18,6 +20,7 @@ use std::{
 
 use common::*;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use scale::scaled;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
     CacheHandle, CacheLayer, CacheScope, FillMode, Key, Reason, SetCookie, Tag,
@@ -729,7 +732,7 @@ async fn history(layer: CacheLayer, handle: CacheHandle, with_head: bool) {
         );
         tasks.push(tokio::spawn(async move {
             let mut random = Random::new(task * 77 + 3);
-            for _ in 0..6000 {
+            for _ in 0..scaled(600) {
                 if random.one_in(12) {
                     let raise = |v: usize| {
                         world.floor.fetch_max(v, SeqCst);
@@ -853,9 +856,12 @@ async fn futures_poll<F: Future + Unpin>(mut future: F) -> bool {
 async fn history_by_the_book() {
     let handle = CacheHandle::builder().build();
     let layer = CacheLayer::builder().rfc9111().handle(&handle).build();
-    tokio::time::timeout(Duration::from_secs(200), history(layer, handle, true))
-        .await
-        .unwrap();
+    tokio::time::timeout(
+        Duration::from_secs(200 * scaled(1) as u64),
+        history(layer, handle, true),
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -866,9 +872,12 @@ async fn history_inline() {
         .fill_mode(FillMode::Inline)
         .handle(&handle)
         .build();
-    tokio::time::timeout(Duration::from_secs(200), history(layer, handle, true))
-        .await
-        .unwrap();
+    tokio::time::timeout(
+        Duration::from_secs(200 * scaled(1) as u64),
+        history(layer, handle, true),
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -880,9 +889,12 @@ async fn history_with_few_marks() {
         .etag_from_body(true)
         .handle(&handle)
         .build();
-    tokio::time::timeout(Duration::from_secs(200), history(layer, handle, true))
-        .await
-        .unwrap();
+    tokio::time::timeout(
+        Duration::from_secs(200 * scaled(1) as u64),
+        history(layer, handle, true),
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -895,9 +907,12 @@ async fn history_of_ones_own() {
         .no_vary_search(true)
         .handle(&handle)
         .build();
-    tokio::time::timeout(Duration::from_secs(200), history(layer, handle, true))
-        .await
-        .unwrap();
+    tokio::time::timeout(
+        Duration::from_secs(200 * scaled(1) as u64),
+        history(layer, handle, true),
+    )
+    .await
+    .unwrap();
 }
 
 // What a HEAD has renewed is fetched anew by a GET.

@@ -3,8 +3,12 @@
 #![allow(clippy::too_many_lines, reason = "tables of what may be asked")]
 
 mod common;
+#[path = "../src/tests/scale.rs"]
+mod scale;
 
 use std::{convert::Infallible, time::Duration};
+
+use scale::scaled;
 
 use common::{Origin, Random, get, ok, send, with, with_headers};
 use http::{
@@ -502,7 +506,7 @@ async fn what_an_explanation_says_is_what_the_cache_then_does_with_whatever_is_a
             .build();
         let cache = layer.layer(random_origin());
         let mut seen = [0_usize; 4];
-        for _ in 0..6_000 {
+        for _ in 0..scaled(600) {
             let (asked, _) = random_request(&mut random, &["GET", "GET", "GET", "HEAD", "POST"]);
             let (head, body) = asked.into_parts();
             let bytes = if http_body::Body::is_end_stream(&body) {
@@ -570,7 +574,7 @@ async fn what_an_explanation_says_of_bodies_is_what_the_cache_then_does() {
         let layer = builder.build();
         let cache = layer.layer(random_origin());
         let mut seen = [0_usize; 4];
-        for _ in 0..6_000 {
+        for _ in 0..scaled(600) {
             let (asked, bytes) =
                 random_request(&mut random, &["GET", "POST", "POST", "POST", "HEAD", "PUT"]);
             let asked = if any_method || random.below(8) == 0 {

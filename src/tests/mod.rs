@@ -4,3 +4,4 @@
 mod model;
 #[cfg(not(model))]
 mod promise;
+pub(crate) mod scale;
