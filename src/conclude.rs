@@ -20,6 +20,7 @@ use crate::{
     reply,
     shared::{self, InFlight, count},
     status::{CacheStatus, Reason},
+    store::Slot,
     tags::{CacheScope, TagNames, Tags, scope::Within},
 };
 
@@ -198,8 +199,11 @@ impl Errand {
         not_modified: response::Parts,
     ) -> Concluded<B, E> {
         self.is_not_modified = true;
-        let stored = pinned.entry();
-        let is_same = stored.head.is_named_by(&not_modified.headers);
+        let asked_about = pinned.entry();
+        let is_same = asked_about.head.is_named_by(&not_modified.headers);
+        // Another 304 may have renewed it meanwhile: this one is applied on top of that (RFC 9111 §4.3.4).
+        let _turn = asked_about.lineage.lock();
+        let stored = &self.as_renewed(asked_about);
         // One that speaks of another says nothing of this.
         let news = if is_same {
             not_modified
@@ -262,19 +266,17 @@ impl Errand {
         pinned: &Pinned,
         response: Response<B>,
     ) -> Concluded<B, E> {
-        let stored = pinned.entry();
+        let _turn = pinned.entry().lineage.lock();
+        let stored = &self.as_renewed(pinned.entry());
         let (parts, body) = response.into_parts();
-        if matches!(parts.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+        let is_gone = matches!(parts.status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        let is_ok = parts.status == StatusCode::OK && stored.head.status == StatusCode::OK;
+        let is_told_of = stored.is_told_of_by(&parts.headers) && pinned.is_valid();
+        if is_gone || (is_ok && !is_told_of) {
             self.drop_stored(stored);
         }
-        // What nothing is known by may be another each time.
-        let is_named = parts.status == StatusCode::OK && stored.has_validator();
-        if !is_named || stored.head.status != StatusCode::OK {
-            let response = Response::from_parts(parts, body);
-            return Concluded::Passed(self.passed(response, Reason::Head));
-        }
-        if !stored.is_told_of_by(&parts.headers) || !pinned.is_valid() {
-            self.drop_stored(stored);
+        // What has no validator may be another each time: it is not renewed.
+        if !is_ok || !is_told_of || !stored.has_validator() {
             let response = Response::from_parts(parts, body);
             return Concluded::Passed(self.passed(response, Reason::Head));
         }
@@ -294,6 +296,26 @@ impl Errand {
         let (head, recorder) = self.recorded(asked, scope, in_flight, planned, updated, hint);
         recorder.renew(stored, found);
         Concluded::Passed(head.map(|()| ResponseBody::withheld()))
+    }
+
+    /// A stored response as the last 304 or HEAD has left it, or as it was found, if it is not stored any more.
+    fn as_renewed(&self, found: &Arc<Entry>) -> Arc<Entry> {
+        let slot = self.config.shared.memory.get(&self.keys.key);
+        let entries = slot.as_ref().map_or(&[][..], Slot::entries);
+        let mut renewed = entries.iter();
+        let renewed = renewed.find(|entry| entry.lineage.is(&found.lineage));
+        renewed.unwrap_or(found).clone()
+    }
+
+    /// Whether an answer would take the place of a stored response that is no failure.
+    fn replaces_good(&self) -> bool {
+        let stored = self
+            .held
+            .renewal
+            .as_ref()
+            .map(|renewal| &renewal.entry().head);
+        let policy = &self.config.policy;
+        stored.is_some_and(|head| !policy.is_failure(head.status, &head.headers))
     }
 
     /// Nobody else gets the answer before it was validated: who waits for it asks for itself.
@@ -333,7 +355,7 @@ impl Errand {
             received: Instant::now(),
             at: SystemTime::now(),
             delay: asked.at.elapsed(),
-            is_renewal: self.held.renewal.is_some(),
+            replaces_good: self.replaces_good(),
             is_post: self.is_post,
             origin: asked.origin.clone(),
         };
@@ -426,7 +448,7 @@ impl Errand {
     fn drop_stored(&self, entry: &Arc<Entry>) {
         let memory = &self.config.shared.memory;
         memory.retain(&self.keys.key, |stored| {
-            !std::ptr::eq(stored, &raw const **entry) && !stored.head.is_the_same_as(&entry.head)
+            !stored.lineage.is(&entry.lineage) && !stored.head.is_the_same_as(&entry.head)
         });
     }
 

@@ -372,6 +372,7 @@ impl Recorder {
             self.tag_names.clone(),
             self.keys.key.len(),
         )
+        .succeeding(self.renewed.as_ref().map(|(_, renewed)| &**renewed))
         .recorded(self.recorded.take());
         let fits = shared.memory.fits(&entry);
         if fits && let Some(replaces) = self.replaces() {

@@ -60,7 +60,10 @@ impl Fallback {
             Life::Over => {
                 let by = entry.stale_on_request(now)?;
                 let is_taken = self.if_error.is_some_and(|most| by <= most);
-                is_taken.then_some(Served::Stale(by, Reason::StaleIfError))
+                // RFC 5861 §4: instead of a failure, and not instead of a newer one.
+                let policy = &self.config.policy;
+                let is_failure = policy.is_failure(entry.head.status, &entry.head.headers);
+                (is_taken && !is_failure).then_some(Served::Stale(by, Reason::StaleIfError))
             }
         }
     }

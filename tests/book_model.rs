@@ -331,6 +331,8 @@ struct Known {
     variant: BTreeSet<String>,
     /// The request asked that it be not stored.
     not_to_be_stored: bool,
+    /// The request had a condition of its own: such may bypass the cache.
+    on_condition: bool,
     tagged: bool,
     /// As it was made, or as the last 304 has left it; and as a HEAD since then may have.
     versions: Vec<Version>,
@@ -440,8 +442,9 @@ impl Version {
             && self.s_maxage().is_none()
     }
 
-    /// For how long after its lifetime, at the most.
-    fn grace(&self, asks: &Asks, failed: bool) -> u64 {
+    /// For how long after its lifetime, at the most. RFC 5861 §4: a failure is not served instead of another.
+    fn grace(&self, asks: &Asks, status: u16, failed: bool) -> u64 {
+        let failed = failed && !is_failure(status);
         let swr = self.first(|says| match says {
             Says::StaleWhileRevalidate(seconds) => Some(*seconds),
             _ => None,
@@ -530,7 +533,7 @@ impl Known {
                 return Some("it may not be stale (§4.2.4)");
             }
             let stale = version.age() - version.lifetime(self.status);
-            if stale > version.grace(asks, self.failed_since) {
+            if stale > version.grace(asks, self.status, self.failed_since) {
                 return Some("it is stale (§4.2)");
             }
         }
@@ -553,6 +556,11 @@ impl Known {
             _ => None,
         })
     }
+}
+
+/// RFC 5861 §4, of the statuses that the origin of these tests has.
+fn is_failure(status: u16) -> bool {
+    matches!(status, 500 | 503)
 }
 
 fn variant_of(variant: u8) -> String {
@@ -581,6 +589,25 @@ impl Model {
         numbers
             .filter_map(|number| known(number.parse().ok()?))
             .next()
+    }
+
+    /// Whether the origin had said something newer until this call of it to those who ask so, which was stored and is no failure in place of a good
+    /// response (RFC 9111 §4: the most recent response).
+    fn is_outdated(&self, number: usize, asks: &Asks, until: usize) -> bool {
+        let known = &self.known[number];
+        self.known.iter().any(|later| {
+            let ([version], [before]) = (&later.versions[..], &known.versions[..]) else {
+                return false;
+            };
+            (known.call + 1..=until).contains(&later.call)
+                && !later.on_condition
+                && later.may_be_stored(version)
+                && later.is_for(asks, version)
+                && version.fields.vary == before.fields.vary
+                && !version.has(Says::NoCache)
+                && version.lifetime(later.status) > version.age_then
+                && (!is_failure(later.status) || is_failure(known.status))
+        })
     }
 
     /// The origin has answered; with what it has in answer to this request.
@@ -660,6 +687,7 @@ impl Model {
             authorized: request.headers().contains_key("authorization"),
             variant: [variant_in(request)].into(),
             not_to_be_stored: no_store.iter().any(|line| line == "no-store"),
+            on_condition: false,
             tagged: says.tagged,
             versions: vec![Version::new(
                 says.fields.clone(),
@@ -741,9 +769,13 @@ impl World {
     async fn ask(&self, asks: &Asks, tally: &Tally) -> Result<(), String> {
         *self.says.lock().unwrap() = Some(asks.origin.clone());
         let before = self.model.lock().unwrap().calls;
+        let made = self.model.lock().unwrap().known.len();
         let answer = send(&self.cache, request(asks)).await;
         let calls = self.model.lock().unwrap().calls - before;
         settle().await;
+        for known in &mut self.model.lock().unwrap().known[made..] {
+            known.on_condition = asks.has.is_some();
+        }
         let is_safe = matches!(asks.method, Method::GET | Method::HEAD);
         let stored_only = is_safe && asks.wants.contains(&Wants::OnlyIfCached);
         if answer.parts.status == 504 && stored_only {
@@ -783,6 +815,9 @@ impl World {
         let version = &known.versions[0];
         let is_fresh = version.is_fresh(known.status);
         count(if is_fresh { &tally.fresh } else { &tally.stale });
+        if model.is_outdated(number, asks, before) {
+            return Err(format!("a later answer is lost: {known:?}, to {asks:?}"));
+        }
         let failed_now = calls > 0 && known.failed_since;
         known.forbidden(asks, failed_now).map_or(Ok(()), |why| {
             let (age, lifetime) = (version.age(), version.lifetime(known.status));

@@ -1,6 +1,7 @@
 //! A response as it is stored.
 
 mod attempts;
+mod lineage;
 mod recorded;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ use crate::{
     vary::Vary,
 };
 pub(crate) use attempts::Attempts;
+pub(crate) use lineage::Lineage;
 pub(crate) use recorded::{Again, AgainCell, Asked, Cells, Recorded};
 
 /// For how long a response may be served after the end of its lifetime, both counted from there (RFC 5861).
@@ -186,12 +188,12 @@ impl Head {
 
     /// This response, with what a 304 says of it in place of what it said itself (RFC 9111 §3.2).
     fn updated_by(&self, not_modified: response::Parts) -> response::Parts {
-        // What describes the body that a 304 does not have, or that it cannot change.
+        // RFC 9111 §3.2: these describe the stored bytes themselves, which a 304 does not change. `Content-Type` is updated.
         const OF_THE_BODY: [HeaderName; 4] = [
             header::CONTENT_LENGTH,
             header::CONTENT_ENCODING,
-            header::CONTENT_TYPE,
             header::CONTENT_RANGE,
+            header::ETAG,
         ];
         let mut parts = not_modified;
         OfTheConnection::strip(&mut parts.headers);
@@ -246,6 +248,8 @@ pub(crate) struct Entry {
     /// Kept to be told: what counts is the stamp.
     pub(crate) tag_names: TagNames,
     pub(crate) attempts: Attempts,
+    /// Shared with the entries that 304s have made of it.
+    pub(crate) lineage: Lineage,
     /// How it is asked for again, if its layer is to know.
     pub(crate) recorded: Option<Box<Recorded>>,
     weight: u32,
@@ -287,9 +291,18 @@ impl Entry {
             stamp,
             tag_names,
             attempts: Attempts::default(),
+            lineage: Lineage::default(),
             recorded: None,
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         }
+    }
+
+    /// As the successor of the entry that it revalidates, if it does.
+    pub(crate) fn succeeding(mut self, revalidated: Option<&Self>) -> Self {
+        if let Some(revalidated) = revalidated {
+            self.lineage = revalidated.lineage.clone();
+        }
+        self
     }
 
     /// With its request, which counts as part of it.
@@ -345,7 +358,7 @@ impl Entry {
         head.tag().is_some() || head.headers.contains_key(header::LAST_MODIFIED)
     }
 
-    /// Whether the answer to a HEAD with these headers speaks of it (RFC 9111 §4.3.5): what they say of it is as it was.
+    /// Whether the answer to a HEAD with these headers speaks of it (RFC 9111 §4.3.5): validators and length are as they were.
     pub(crate) fn is_told_of_by(&self, headers: &HeaderMap) -> bool {
         let same = |name| headers.get(&name) == self.head.headers.get(&name);
         let length = headers

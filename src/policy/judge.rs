@@ -39,8 +39,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) at: SystemTime,
     /// How long it took to come.
     pub(crate) delay: Duration,
-    /// There is something stored that it would take the place of.
-    pub(crate) is_renewal: bool,
+    /// It would take the place of a stored response that is no failure.
+    pub(crate) replaces_good: bool,
     /// It answers a POST.
     pub(crate) is_post: bool,
     /// The host that the request is for.
@@ -85,13 +85,16 @@ pub(crate) struct Plan {
 
 impl Policy {
     pub(crate) fn judge(&self, candidate: Candidate<'_>) -> Verdict {
-        let (status, is_renewal) = (candidate.response.status, candidate.is_renewal);
+        let (status, replaces_good) = (candidate.response.status, candidate.replaces_good);
         let may_fail = self.is_failure(status, &candidate.response.headers);
         let by_the_book = self.is_by_the_book();
         let share_only = share_only(&candidate);
         match self.plan(candidate) {
-            // RFC 9111 §3: by the book, a failure that says how long it lasts is stored, and never over what is good.
-            Ok(plan) if may_fail && !(by_the_book && !is_renewal && !plan.head.ttl.is_zero()) => {
+            // RFC 9111 §3: in RFC 9111 mode a failure that states its lifetime is stored, in place of an older failure too, and never
+            // in place of a good response.
+            Ok(plan)
+                if may_fail && !(by_the_book && !replaces_good && !plan.head.ttl.is_zero()) =>
+            {
                 // Who waits for a second opinion shares it.
                 Verdict::Failed(Some(Plan {
                     alone: false,

@@ -145,7 +145,7 @@ impl Policy {
         let age = current_age(candidate);
         let ttl = self.shortened(lifetime.saturating_sub(seconds(age)), candidate);
         let grace = if may_be_stale {
-            self.stated_grace(&control, ttl)
+            self.stated_grace(&control, ttl, self.is_failure_status(status))
         } else {
             Grace::default()
         };
@@ -210,17 +210,19 @@ impl Policy {
         guessed.min(self.heuristics.at_most.as_secs())
     }
 
-    /// RFC 5861; what the response does not say, the layer does, of what was fresh when it came.
-    fn stated_grace(&self, control: &ResponseControl, ttl: Duration) -> Grace {
-        let own = if ttl.is_zero() {
+    /// RFC 5861; what the response does not say, the layer does, of what was fresh when it came. A stored failure is no better than
+    /// a newer one: it has no `stale-if-error` window, and none of the layer's.
+    fn stated_grace(&self, control: &ResponseControl, ttl: Duration, is_failure: bool) -> Grace {
+        let own = if ttl.is_zero() || is_failure {
             Grace::default()
         } else {
             self.grace
         };
         let stated = |stated: Option<u64>, own| stated.map_or(own, seconds);
+        let if_error = control.stale_if_error.filter(|_| !is_failure);
         Grace {
             while_revalidate: stated(control.stale_while_revalidate, own.while_revalidate),
-            if_error: stated(control.stale_if_error, own.if_error),
+            if_error: stated(if_error, own.if_error),
         }
     }
 

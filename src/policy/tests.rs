@@ -26,7 +26,7 @@ fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verd
         received: tokio::time::Instant::now(),
         at: std::time::SystemTime::now(),
         delay: Duration::ZERO,
-        is_renewal: false,
+        replaces_good: false,
         is_post: false,
         origin: None,
     })

@@ -49,7 +49,9 @@ impl Replaces<'_> {
     fn is(self, other: &Entry) -> bool {
         match self {
             Self::Nothing => false,
-            Self::Older(entry) | Self::Itself(entry) => std::ptr::eq(entry, other),
+            // A 304 may have renewed it since it was asked about.
+            Self::Older(entry) => entry.lineage.is(&other.lineage),
+            Self::Itself(entry) => std::ptr::eq(entry, other),
         }
     }
 
@@ -206,7 +208,7 @@ impl Memory {
             });
     }
 
-    /// Removes this very entry. `false` if it is not there.
+    /// Removes this entry, as the last 304 has left it. `false` if it is not there.
     pub(crate) fn take(&self, key: &[u8], entry: &Entry) -> bool {
         let mut was_there = false;
         self.cache
@@ -215,7 +217,7 @@ impl Memory {
                 Some(stored) => {
                     let entries = stored.value().entries().iter();
                     let kept: Vec<_> = entries
-                        .filter(|other| !std::ptr::eq(entry, &raw const ***other))
+                        .filter(|other| !entry.lineage.is(&other.lineage))
                         .cloned()
                         .collect();
                     was_there = kept.len() < stored.value().entries().len();
