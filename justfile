@@ -8,6 +8,14 @@ ci:
 test:
     bash .ci/run test
 
+# The long tests at ten times their usual size, as CI runs them
+medium:
+    bash .ci/run medium
+
+# The long tests and the fuzz targets at full size: about an hour
+long:
+    bash .ci/run long
+
 # Is everything formatted? (`cargo fmt` formats it)
 fmt:
     bash .ci/run fmt
