@@ -19,6 +19,7 @@ use crate::{
     error::{BodyError, BoxError},
     recorder::{Record, Recorder},
     recording::{Reader, Step},
+    status::CacheStatus,
     tags::{CacheScope, scope},
 };
 
@@ -47,6 +48,15 @@ pub struct ResponseBody<B> {
     kind: Kind<B>,
 }
 
+/// The inner service's own response, which the conditions and ranges of its requester are still to be applied to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unshaped {
+    /// What is said of the response.
+    pub(crate) status: CacheStatus,
+    /// Whether the inner service may be called once more, with the requester's own fields.
+    pub(crate) may_repeat: bool,
+}
+
 #[pin_project(project = KindProjection)]
 enum Kind<B> {
     Empty,
@@ -72,6 +82,7 @@ enum Kind<B> {
     Passed {
         #[pin]
         body: B,
+        unshaped: Option<Unshaped>,
     },
     /// The inner service's, recorded as it is read.
     Recorded {
@@ -125,8 +136,19 @@ impl<B> ResponseBody<B> {
 
     pub(crate) fn passed(body: B) -> Self {
         Self {
-            kind: Kind::Passed { body },
+            kind: Kind::Passed {
+                body,
+                unshaped: None,
+            },
         }
+    }
+
+    /// Marks the inner service's own body as one that is still to be shaped for its requester.
+    pub(crate) fn unshaped_as(mut self, how: Unshaped) -> Self {
+        if let Kind::Passed { unshaped, .. } = &mut self.kind {
+            *unshaped = Some(how);
+        }
+        self
     }
 
     pub(crate) fn recorded(body: B, recorder: Box<Recorder>, scope: CacheScope) -> Self {
@@ -152,7 +174,15 @@ impl<B> ResponseBody<B> {
 
     /// Whether it is the inner service's own, which is left as it is.
     pub(crate) fn is_passed(&self) -> bool {
-        matches!(self.kind, Kind::Passed { .. })
+        matches!(self.kind, Kind::Passed { unshaped: None, .. })
+    }
+
+    /// How it is to be shaped, if it is the inner service's own and was asked for as the whole.
+    pub(crate) fn unshaped(&self) -> Option<Unshaped> {
+        match self.kind {
+            Kind::Passed { unshaped, .. } => unshaped,
+            _ => None,
+        }
     }
 
     /// All of its data, if they are there and nothing was read yet.
@@ -202,7 +232,7 @@ impl<B: Body> ResponseBody<B> {
             Kind::Followed { reader } => reader.whole_length(),
             // Whether all of it is there yet depends on who is faster.
             Kind::Led { reader, .. } => reader.told_length(),
-            Kind::Recorded { body, .. } => body.size_hint().exact(),
+            Kind::Recorded { body, .. } | Kind::Passed { body, .. } => body.size_hint().exact(),
             _ => None,
         }
     }
@@ -256,7 +286,7 @@ where
                     }
                     return Poll::Ready(frame);
                 }
-                KindProjection::Passed { body } => return poll_inner(body, cx),
+                KindProjection::Passed { body, .. } => return poll_inner(body, cx),
                 KindProjection::Recorded {
                     body,
                     recorder,
@@ -292,7 +322,7 @@ where
             Kind::Stored { data, trailers, .. } => data.is_empty() && trailers.is_none(),
             Kind::Parts { frames } => frames.is_empty(),
             Kind::Window { left, .. } => *left == 0,
-            Kind::Passed { body } => body.is_end_stream(),
+            Kind::Passed { body, .. } => body.is_end_stream(),
             Kind::Rest { body } => body.is_end_stream(),
             // Not before the recorder has seen the end: who is told that there is no more will not ask.
             Kind::Recorded { body, recorder, .. } => recorder.is_none() && body.is_end_stream(),
@@ -321,7 +351,7 @@ where
                 SizeHint::with_exact(left as u64)
             }
             Kind::Window { left, .. } => SizeHint::with_exact(*left),
-            Kind::Passed { body } | Kind::Recorded { body, .. } => body.size_hint(),
+            Kind::Passed { body, .. } | Kind::Recorded { body, .. } => body.size_hint(),
             Kind::Rest { body } => body.size_hint(),
             Kind::Followed { reader } | Kind::Led { reader, .. } => reader.size_hint(),
         }

@@ -7,7 +7,7 @@ use http_body::{Body, SizeHint};
 use tokio::time::Instant;
 
 use crate::{
-    body::ResponseBody,
+    body::{ResponseBody, Unshaped},
     caught::{Panic, catch},
     entry::{Entry, Recorded},
     field::{self, OfTheConnection},
@@ -456,6 +456,12 @@ impl Errand {
         self.count_answer();
         let status = CacheStatus::forwarded(self.forward, Some(reason));
         let mut response = reply::passed(&self.config, response, status);
+        // A response that took too long is not asked for a second time.
+        let unshaped = Unshaped {
+            status,
+            may_repeat: reason != Reason::FillTimeout,
+        };
+        response = response.map(|body| body.unshaped_as(unshaped));
         if self.is_nested {
             response.extensions_mut().insert(Within::unknown());
         }

@@ -99,6 +99,7 @@ mod recorder;
 mod recording;
 mod refresh;
 mod renewal;
+mod repeat;
 mod reply;
 mod respond;
 mod service;

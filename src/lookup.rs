@@ -384,7 +384,9 @@ impl Lookup {
         is_known: bool,
     ) -> Option<Reason> {
         let policy = &config.policy;
-        if parts.method == Method::HEAD && !(policy.is_by_the_book() && is_known) {
+        if policy::asks_in_another_unit(parts) {
+            Some(Reason::RangeUnit)
+        } else if parts.method == Method::HEAD && !(policy.is_by_the_book() && is_known) {
             // It is forwarded as it is, and fills nothing: its answer has no body to store.
             Some(Reason::Head)
         } else if self.acceptance.no_store() {

@@ -15,7 +15,7 @@ use crate::{
     grpc::Messages,
     key::{Identity, KeyBytes, Reach},
     pinned::Pinned,
-    policy::Plan,
+    policy::{BodyTag, Plan},
     recording::Recording,
     renewal::Renewal,
     shared::{self, InFlight, Keyed, Told, count},
@@ -360,8 +360,8 @@ impl Recorder {
         let recording = &self.told.recording;
         let policy = &self.config.policy;
         let (mut head, body) = (self.told.head.clone(), recording.to_bytes());
-        if policy.etag_from_body && self.messages.is_none() {
-            head.name_by(&body);
+        if let Some(kind) = policy.etag_from_body.filter(|_| self.messages.is_none()) {
+            head.name_by(&body, kind == BodyTag::Weak);
         }
         let entry = Entry::new(
             head,

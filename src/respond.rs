@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::{
     anew::Anew,
-    body::ResponseBody,
+    body::{ResponseBody, Unshaped},
     clock::deadline_in,
     config::{Config, FillMode},
     entry::{AgainCell, Asked},
@@ -323,8 +323,8 @@ where
         }
     }
 
-    /// Makes its own call at once, as others do for the same key: its last answer could not be stored. Who asks for
-    /// less than the whole gets the inner service's own answer.
+    /// Makes its own call at once, as others do for the same key: its last answer could not be stored. A request for less than the whole
+    /// is sent as its client wrote it. If the inner service answers with the whole all the same, the cache makes less of it.
     async fn side_by_side(
         self,
         flight: KeyBytes,
@@ -333,7 +333,12 @@ where
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let is_known = self.missing.stale.is_some();
         if !is_known && policy::asks_for_less(&self.request.0.headers) {
-            return self.pass(reason, deadline).await;
+            let response = self.pass(reason, deadline).await?;
+            let unshaped = Unshaped {
+                status: CacheStatus::bypass(reason),
+                may_repeat: false,
+            };
+            return Ok(response.map(|body| body.unshaped_as(unshaped)));
         }
         self.alone(flight, None, deadline).await
     }

@@ -7,9 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request,
+};
 use http_body::Body;
 use memchr::memmem;
+use tower_service::Service;
 
 use crate::{
     body::{ResponseBody, index},
@@ -18,7 +21,8 @@ use crate::{
     error::BoxError,
     field::retain,
     fill::read_ahead,
-    policy::{Of, Shape, Whole, content_length, may_be_shaped, shape},
+    policy::{Of, Shape, Whole, content_length, is_for_a_part, may_be_shaped, shape},
+    repeat::Repeat,
 };
 
 /// An answer that is stored, in the shape that is asked for.
@@ -45,7 +49,8 @@ pub(crate) struct Wish {
 impl Wish {
     /// `None` if it asks for the whole.
     pub(crate) fn of(parts: &request::Parts) -> Option<Self> {
-        const HEEDED: [HeaderName; 4] = [
+        const HEEDED: [HeaderName; 5] = [
+            header::ACCEPT_ENCODING,
             header::IF_NONE_MATCH,
             header::IF_MODIFIED_SINCE,
             header::IF_RANGE,
@@ -64,22 +69,92 @@ impl Wish {
         Some(Self { method, headers })
     }
 
-    /// Any answer, in the shape that is asked for. Where its requester would record it while it reads all of it, it is recorded first,
-    /// for as long as a fill may take at the most.
+    /// Any answer, in the shape that is asked for. A response that is its requester's alone, and of which the cache cannot make what is
+    /// asked for, is dropped, and the inner service is called once more with the requester's own fields.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it leaves as its requester would: see [`read_ahead`]. The second call is dropped with it.
+    ///
+    /// # Errors
+    ///
+    /// That of the second call.
+    pub(crate) async fn answer<S, ReqB, ResB>(
+        &self,
+        response: Response<ResponseBody<ResB>>,
+        repeat: Option<Repeat<S, ReqB>>,
+        config: &Config,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error>
+    where
+        S: Service<Request<ReqB>, Response = Response<ResB>>,
+        ResB: Body,
+        ResB::Error: Into<BoxError>,
+    {
+        let Some(unshaped) = response.body().unshaped() else {
+            let shape = shape_of(&response, &self.method, &self.headers);
+            return Ok(self.shape(response, shape, config).await);
+        };
+        let may_repeat =
+            unshaped.may_repeat && !response.headers().contains_key(header::SET_COOKIE);
+        let repeat = repeat.filter(|_| may_repeat);
+        match self.shape_of_own(&response, repeat.is_some(), config.policy.max_body_bytes) {
+            Own::Shaped(shape) => Ok(self.shape(response, shape, config).await),
+            Own::AskAgain => match repeat {
+                Some(repeat) => {
+                    drop(response);
+                    repeat.call(config, unshaped.status).await
+                }
+                None => Ok(response),
+            },
+        }
+    }
+
+    /// What becomes of a response that is its requester's alone, by its head.
+    fn shape_of_own<B: Body>(
+        &self,
+        response: &Response<ResponseBody<B>>,
+        may_repeat: bool,
+        most_skipped: usize,
+    ) -> Own {
+        let (asked, now) = ((&self.method, &self.headers), SystemTime::now());
+        let headers = response.headers();
+        let whole = Whole {
+            status: response.status(),
+            headers,
+            length: known_length(headers, response.body().whole_length()),
+            date_counts: false,
+        };
+        let is_near = |range: &Range<u64>| range.start <= most_skipped as u64;
+        match shape(asked, whole, now) {
+            Shape::Part(range, _) if may_repeat && !is_near(&range) => Own::AskAgain,
+            Shape::Parts(..) if may_repeat => Own::AskAgain,
+            // Several parts cannot be cut out of a body that is still coming in.
+            Shape::Parts(..) => Own::Shaped(Shape::Whole),
+            Shape::Whole
+                if may_repeat && whole.length.is_none() && is_for_a_part(asked, whole, now) =>
+            {
+                Own::AskAgain
+            }
+            shape => Own::Shaped(shape),
+        }
+    }
+
+    /// An answer in this shape. Where its requester would record it while it reads all of it, it is recorded first, for as long as a
+    /// fill may take at the most.
     ///
     /// # Cancel safety
     ///
     /// Dropped, it leaves as its requester would: see [`read_ahead`].
-    pub(crate) async fn shape<B>(
+    async fn shape<B>(
         &self,
         response: Response<ResponseBody<B>>,
+        shape: Shape,
         config: &Config,
     ) -> Response<ResponseBody<B>>
     where
         B: Body,
         B::Error: Into<BoxError>,
     {
-        let shape = shape_of(&response, &self.method, &self.headers);
         if shape == Shape::Whole {
             return response;
         }
@@ -98,6 +173,13 @@ impl Wish {
     }
 }
 
+/// What becomes of a response that is its requester's alone.
+enum Own {
+    Shaped(Shape),
+    /// The cache cannot make of it what is asked for.
+    AskAgain,
+}
+
 fn shape_of<B: Body>(
     response: &Response<ResponseBody<B>>,
     method: &Method,
@@ -112,6 +194,7 @@ fn shape_of<B: Body>(
         status: response.status(),
         headers,
         length: known_length(headers, body.whole_length()),
+        date_counts: true,
     };
     match shape((method, asked), whole, SystemTime::now()) {
         // Of what is still coming in, one part can be told, and not several.

@@ -450,6 +450,8 @@ reasons! {
     Precondition = "precondition",
     /// The request asks for a part of what is not stored.
     Range = "range",
+    /// The request asks for a part in a unit other than bytes (RFC 9110 §14.1), which only the inner service may know.
+    RangeUnit = "range-unit",
     /// The request says `Cache-Control: no-store`.
     RequestNoStore = "request-no-store",
     /// The request wants what is stored or nothing (`Cache-Control: only-if-cached`), and nothing is.

@@ -104,14 +104,14 @@ impl Head {
         }
     }
 
-    /// Gives it a strong entity tag made of its body, if it is a whole one that has none (RFC 9110 §8.8.3).
-    pub(crate) fn name_by(&mut self, body: &[u8]) {
+    /// Gives it an entity tag made of its body, if it is a whole one that has none (RFC 9110 §8.8.3).
+    pub(crate) fn name_by(&mut self, body: &[u8], is_weak: bool) {
         if self.status != StatusCode::OK || self.headers.contains_key(header::ETAG) {
             return;
         }
         let digest = Sha256::digest(body);
-        let mut tag = String::with_capacity(TAG_BYTES * 2 + 2);
-        tag.push('"');
+        let mut tag = String::with_capacity(TAG_BYTES * 2 + 4);
+        tag.push_str(if is_weak { "W/\"" } else { "\"" });
         for byte in &digest[..TAG_BYTES] {
             let _ = write!(tag, "{byte:02x}");
         }

@@ -3,6 +3,7 @@
 //! Every parser is total: no bytes make it panic. What cannot be read never permits more than if it were not there.
 
 mod cache_control;
+mod coding;
 mod connection;
 mod date;
 mod directive;
@@ -18,13 +19,14 @@ mod structured;
 use http::{HeaderMap, HeaderName};
 
 pub(crate) use cache_control::{Qualified, RequestControl, ResponseControl};
+pub(crate) use coding::{accepts_a_coding, names_field};
 pub(crate) use connection::OfTheConnection;
 pub(crate) use date::{format_date, parse_date, single_date};
 pub(crate) use entity_tag::{EntityTag, names};
 pub(crate) use groups::groups;
 pub(crate) use no_vary_search::NoVarySearch;
 pub(crate) use number::{age, delta_seconds};
-pub(crate) use range::{Selected, select};
+pub(crate) use range::{Selected, has_another_unit, select, selects_all};
 
 /// Takes out the lines whose name is not to be kept. The others stay as they are and in their order: `HeaderMap::remove` puts the
 /// last one in the place of what it removes.

@@ -21,15 +21,13 @@ pub(crate) enum Selected {
 /// What a line of `Range` selects of a whole of this length. `None` if the line does not count: its unit is unknown, it cannot be read,
 /// or it asks for more than is good.
 pub(crate) fn select(line: &[u8], length: u64) -> Option<Selected> {
-    let line = line.trim_ascii();
-    let equals = line.iter().position(|&b| b == b'=')?;
-    // RFC 9110 §14.1: units are compared without regard to case.
-    if !line[..equals].eq_ignore_ascii_case(b"bytes") {
+    let (unit, set) = unit_and_set(line)?;
+    if !is_bytes(unit) {
         return None;
     }
     let mut specs = 0;
     let mut ranges: Vec<Range<u64>> = Vec::new();
-    for member in line[equals + 1..].split(|&b| b == b',') {
+    for member in set.split(|&b| b == b',') {
         let member = member.trim_ascii();
         if member.is_empty() {
             continue;
@@ -48,6 +46,31 @@ pub(crate) fn select(line: &[u8], length: u64) -> Option<Selected> {
         _ if are_too_much(&ranges, length) => None,
         _ => Some(Selected::Several(ranges)),
     }
+}
+
+/// Returns whether a line of `Range` is in a unit other than bytes (RFC 9110 §14.1), which an inner service may know. A line that has no
+/// unit is not one.
+pub(crate) fn has_another_unit(line: &[u8]) -> bool {
+    unit_and_set(line).is_some_and(|(unit, _)| {
+        let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+        !is_bytes(unit) && !unit.is_empty() && unit.iter().all(is_token)
+    })
+}
+
+/// Returns whether a line of `Range` is `bytes=0-`: all bytes, however many there are.
+pub(crate) fn selects_all(line: &[u8]) -> bool {
+    unit_and_set(line).is_some_and(|(unit, set)| is_bytes(unit) && set.trim_ascii() == b"0-")
+}
+
+fn unit_and_set(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.trim_ascii();
+    let equals = line.iter().position(|&b| b == b'=')?;
+    Some((&line[..equals], &line[equals + 1..]))
+}
+
+/// RFC 9110 §14.1: units are compared without regard to case.
+fn is_bytes(unit: &[u8]) -> bool {
+    unit.eq_ignore_ascii_case(b"bytes")
 }
 
 /// RFC 9110 §14.1.2.
@@ -113,6 +136,28 @@ mod tests {
         Selected::{Nothing, One, Several},
         *,
     };
+
+    #[test]
+    fn a_unit_is_known_by_its_name_alone() {
+        for (line, another, all) in [
+            (&b"bytes=0-"[..], false, true),
+            (b" BYTES=0- ", false, true),
+            (b"bytes=0-0", false, false),
+            (b"bytes=00-", false, false),
+            (b"bytes=0-,0-", false, false),
+            (b"bytes=x", false, false),
+            (b"items=0-", true, false),
+            (b"x-rows=1", true, false),
+            (b"items=", true, false),
+            (b"items", false, false),
+            (b"=0-", false, false),
+            (b"a b=0-", false, false),
+        ] {
+            let note = String::from_utf8_lossy(line);
+            assert_eq!(has_another_unit(line), another, "{note}");
+            assert_eq!(selects_all(line), all, "{note}");
+        }
+    }
 
     #[test]
     fn rule_8_1_one_range_selects_its_bytes() {

@@ -468,6 +468,9 @@ impl<B, R> CacheLayerBuilder<B, R> {
 
     /// A longer body is delivered whole, and not stored. Defaults to 1 MiB; a body of just this length is stored.
     ///
+    /// A `Range` of a response that turns out not to be storable is cut out of the body as it comes in, if at most this many bytes
+    /// precede it. Otherwise the inner service is called once more, with the client's own fields.
+    ///
     /// # Examples
     ///
     /// ```

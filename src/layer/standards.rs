@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::builder::{CacheLayerBuilder, thousandths};
 use crate::{
     error::BuildError,
-    policy::{Credentials, Heuristics, RequestDirectives, ResponseDirectives, SetCookie},
+    policy::{BodyTag, Credentials, Heuristics, RequestDirectives, ResponseDirectives, SetCookie},
 };
 
 impl<B, R> CacheLayerBuilder<B, R> {
@@ -194,8 +194,11 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
-    /// Whether a request for a part of what is not stored makes the cache fetch all of it. Otherwise it goes on as it is, and its answer
-    /// is not stored. Defaults to yes, and by the book to no.
+    /// Whether a request for a part of a response that is not stored makes the cache fetch the whole. Otherwise the request goes on as it
+    /// is, and its response is not stored. Defaults to yes, and by the book to no. `Range: bytes=0-` asks for all bytes: the whole is
+    /// fetched for it in both cases, and answered with a 206.
+    ///
+    /// If the response turns out not to be storable, its requester still gets the part: see [`max_body_bytes`](CacheLayerBuilder::max_body_bytes).
     ///
     /// # Examples
     ///
@@ -227,8 +230,12 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
-    /// Gives a stored response an `ETag` made of its body, if it has none: clients may then ask whether it has changed, and are told in
-    /// a few bytes that it has not. The first answer, which is sent while it comes in, has none yet. Defaults to no.
+    /// Gives a stored response a weak `ETag` made of its body, if the inner service sent none. Clients can then revalidate it, and get
+    /// a 304 while it has not changed. The first response, which is sent while its body comes in, has none yet. Defaults to no.
+    ///
+    /// The tag is weak because a compression layer outside the cache sends the same tag with other bytes (RFC 9110 §8.8.1). A weak
+    /// tag never matches `If-Range`, so that a client that continues a download by this tag gets the whole body. A service without
+    /// compression can choose [`strong_etag_from_body`](Self::strong_etag_from_body).
     ///
     /// # Examples
     ///
@@ -237,7 +244,21 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// # let _ = cache;
     /// ```
     pub fn etag_from_body(mut self, made: bool) -> Self {
-        self.policy.etag_from_body = made;
+        self.policy.etag_from_body = made.then_some(BodyTag::Weak);
+        self
+    }
+
+    /// As [`etag_from_body`](Self::etag_from_body), with a strong `ETag`, which `If-Range` can match (RFC 9110 §13.1.5). Only for services
+    /// without a layer that compresses outside the cache. Defaults to no; of the two, the one that is called last counts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let cache = tower_response_cache::CacheLayer::builder().strong_etag_from_body(true).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn strong_etag_from_body(mut self, made: bool) -> Self {
+        self.policy.etag_from_body = made.then_some(BodyTag::Strong);
         self
     }
 

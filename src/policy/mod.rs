@@ -10,11 +10,11 @@ mod terms;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, header, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
 
 use crate::{
     entry::{Entry, Grace},
-    field::retain,
+    field::{has_another_unit, retain, selects_all},
     grpc::is_grpc,
     status::Reason,
     tags::Tags,
@@ -23,7 +23,7 @@ pub(crate) use acceptance::{Acceptance, only_if_cached};
 pub use directives::{Credentials, RequestDirectives, ResponseDirectives, SetCookie};
 pub(crate) use groups::{groups, invalidated_groups};
 pub(crate) use judge::{Candidate, Plan, Verdict, content_length};
-pub(crate) use shape::{Of, Shape, Whole, may_be_shaped, shape};
+pub(crate) use shape::{Of, Shape, Whole, is_for_a_part, may_be_shaped, shape};
 pub use tag_header::TagHeader;
 
 /// The layer's own rules.
@@ -62,7 +62,7 @@ pub(crate) struct Policy {
     pub(crate) whole_for_ranges: bool,
     /// Whether answers to unsafe methods purge what they have changed.
     pub(crate) invalidation: bool,
-    pub(crate) etag_from_body: bool,
+    pub(crate) etag_from_body: Option<BodyTag>,
     pub(crate) max_variants: usize,
 }
 
@@ -71,6 +71,13 @@ pub(crate) struct Policy {
 pub(crate) struct Heuristics {
     pub(crate) thousandths: u32,
     pub(crate) at_most: Duration,
+}
+
+/// The kind of entity tag that a stored response is given, made of its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyTag {
+    Weak,
+    Strong,
 }
 
 pub(crate) type TtlBy = Arc<dyn Fn(&response::Parts) -> Option<Duration> + Send + Sync>;
@@ -104,7 +111,7 @@ impl Default for Policy {
             no_vary_search: false,
             whole_for_ranges: true,
             invalidation: true,
-            etag_from_body: false,
+            etag_from_body: None,
             max_variants: 12,
         }
     }
@@ -257,9 +264,21 @@ pub(crate) fn asks_for_less(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| ONE_REQUESTERS.contains(name))
 }
 
-/// Whether a part of the answer is asked for (RFC 9110 §14.2: of a GET, and so of a QUERY).
+/// Returns whether a part of the response is asked for (RFC 9110 §14.2: of a GET, and so of a QUERY), and not all of its bytes.
 pub(crate) fn asks_for_a_part(parts: &request::Parts) -> bool {
-    parts.headers.contains_key(header::RANGE)
+    let mut lines = parts.headers.get_all(header::RANGE).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => false,
+        (Some(line), None) => !selects_all(line.as_bytes()),
+        (Some(_), Some(_)) => true,
+    }
+}
+
+/// Returns whether a part is asked for in a unit that the cache does not know (RFC 9110 §14.1), and the inner service may.
+pub(crate) fn asks_in_another_unit(parts: &request::Parts) -> bool {
+    let lines = parts.headers.get_all(header::RANGE).iter();
+    let is_ranged = parts.method == Method::GET || parts.method == Method::QUERY;
+    is_ranged && lines.map(HeaderValue::as_bytes).any(has_another_unit)
 }
 
 /// Whether the answer depends on what only the origin knows to be so now (RFC 9110 §13.1.1, §13.1.4).

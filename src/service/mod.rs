@@ -25,8 +25,9 @@ use crate::{
     future::ResponseFuture,
     key::Head,
     lookup::{Found, Lookup, Missing},
-    policy,
+    policy::{self, may_be_shaped},
     post::Post,
+    repeat::{Repeat, empty_body},
     reply,
     respond::{Missed, Origin},
     shaped::{self, Wish},
@@ -100,7 +101,13 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        answer(&self.layered, &self.inner, request, |_| None)
+        answer(
+            &self.layered,
+            &self.inner,
+            request,
+            |_| None,
+            |_| empty_body(),
+        )
     }
 }
 
@@ -136,6 +143,7 @@ fn answer<S, ReqB, ResB>(
     inner: &S,
     request: Request<ReqB>,
     origin: impl FnOnce(&ReqB) -> Option<Origin>,
+    same_body: fn(&ReqB) -> Option<ReqB>,
 ) -> ResponseFuture<S, ReqB, ResB>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
@@ -158,10 +166,10 @@ where
         }
         return ResponseFuture::pass(inner, request, config.clone(), reason);
     }
-    look(config, inner, (parts, body), lookup, origin)
+    look(config, inner, (parts, body), lookup, origin, same_body)
 }
 
-/// The key is made: a hit, or the long way.
+/// The key is made: a hit, or the long way. A second body like the request's is made where the inner service may be called twice.
 #[inline]
 fn look<S, ReqB, ResB>(
     config: &Arc<Config>,
@@ -169,6 +177,7 @@ fn look<S, ReqB, ResB>(
     request: (request::Parts, ReqB),
     lookup: Lookup,
     origin: impl FnOnce(&ReqB) -> Option<Origin>,
+    same_body: fn(&ReqB) -> Option<ReqB>,
 ) -> ResponseFuture<S, ReqB, ResB>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
@@ -182,11 +191,15 @@ where
     let (mut parts, body) = request;
     let anew = Anew::heed(&mut parts.extensions, &config.shared);
     let outer = scope::enclosing(&parts.extensions);
+    let asks_for_less = may_be_shaped(&parts.method, &parts.headers);
+    let in_another_unit = asks_for_less && policy::asks_in_another_unit(&parts);
     let (missing, renewal) = match lookup.look(config, &parts.headers) {
         _ if anew.is_some() => {
             let stored = config.shared.memory.get(&lookup.key);
             (Missing::anew(stored), None)
         }
+        // The inner service may know the unit; the cache would answer with the whole.
+        Found::Hit(_) if in_another_unit => (Missing::default(), None),
         Found::Nothing(_) if policy::only_if_cached(&parts.headers) => {
             return ResponseFuture::hit(reply::not_cached(config));
         }
@@ -199,6 +212,9 @@ where
             let Some(renewal) = claims.then(claimed).flatten() else {
                 let (method, extensions) = (&parts.method, parts.extensions);
                 let response = reply::hit(config, &hit, method, extensions, outer.as_ref());
+                if !asks_for_less {
+                    return ResponseFuture::hit(response);
+                }
                 return ResponseFuture::hit(shaped::at_once(response, method, &parts.headers));
             };
             (Missing::renewed(&hit.entry), Some((hit, renewal)))
@@ -230,12 +246,33 @@ where
         Some((_, renewal)) => missed.renewal = Some(renewal),
         None => {}
     }
-    let Some(wish) = Wish::of(&missed.request.0) else {
+    let second = || same_body(&missed.request.1);
+    let second = asks_for_less.then(second).flatten();
+    long_way(missed, second)
+}
+
+/// The way of a request that is not answered from the store. This body is for a second call of the inner service, if that has to be.
+fn long_way<S, ReqB, ResB>(
+    missed: Missed<S, ReqB>,
+    second: Option<ReqB>,
+) -> ResponseFuture<S, ReqB, ResB>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Send + 'static,
+    ResB: Body + Send + 'static,
+    ResB::Data: Send,
+    ResB::Error: Into<BoxError>,
+{
+    let parts = &missed.request.0;
+    let Some(wish) = Wish::of(parts) else {
         return ResponseFuture::long_way(Box::pin(missed.respond()));
     };
-    let config = config.clone();
+    let config = missed.config.clone();
+    let repeat = second.map(|body| Repeat::new(&missed.inner, parts, body));
     ResponseFuture::long_way(Box::pin(async move {
         let response = missed.respond().await?;
-        Ok(wish.shape(response, &config).await)
+        wish.answer(response, repeat, &config).await
     }))
 }

@@ -74,9 +74,10 @@ where
             layered,
             kept,
         } = self;
-        answer(layered, inner, request, |_| {
+        let origin = |_: &ReqB| {
             let body = Bytes::new();
             Some(origin(layered, kept, inner, body, |_| ReqB::default()))
-        })
+        };
+        answer(layered, inner, request, origin, |_| Some(ReqB::default()))
     }
 }

@@ -65,6 +65,16 @@ impl<B: Body> ReplayBody<B> {
         }
     }
 
+    /// A body like this one, of which all was read. `None` if it has more to come, or has failed.
+    pub(super) fn again(&self) -> Option<Self> {
+        if !self.is_read() {
+            return None;
+        }
+        let mut again = Self::whole(&self.data);
+        again.last = self.trailers().cloned().map(Ok);
+        Some(again)
+    }
+
     /// Reads the next frame and keeps it to be replayed: says of how many bytes of data. `None` at the end, or after an
     /// error.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {

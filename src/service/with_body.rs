@@ -123,7 +123,14 @@ where
         if is_empty {
             let (layered, kept, inner) = (&self.layered, &self.kept, &self.inner);
             let origin = |body: &_| repeatable(layered, kept, inner, body);
-            return look(config, inner, (parts, body), lookup, origin);
+            return look(
+                config,
+                inner,
+                (parts, body),
+                lookup,
+                origin,
+                ReplayBody::again,
+            );
         }
         let asked = Asked {
             layered: self.layered.clone(),
@@ -178,7 +185,15 @@ where
             Ok(()) => {
                 let (layered, kept, inner) = (&self.layered, &self.kept, &self.inner);
                 let origin = |body: &_| repeatable(layered, kept, inner, body);
-                look(&layered.config, inner, self.request, self.lookup, origin).await
+                look(
+                    &layered.config,
+                    inner,
+                    self.request,
+                    self.lookup,
+                    origin,
+                    ReplayBody::again,
+                )
+                .await
             }
             Err(reason) => self.pass(reason).await,
         }

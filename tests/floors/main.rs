@@ -36,6 +36,7 @@ const FLOORS: &[&str] = &[
     "conclude",
     "explain",
     "stale",
+    "repeat",
     "reply",
     "lookup",
     "body",

@@ -113,7 +113,6 @@ async fn rule_8_1_a_part_that_is_not_there() {
 async fn rule_8_2_where_a_range_is_ignored() {
     play(|| {
         let mut rows: Vec<_> = [
-            "lines=0-3",
             "bytes",
             "bytes=",
             "bytes=abc",
