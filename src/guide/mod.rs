@@ -19,3 +19,8 @@ pub mod paused_time {}
 #[doc = ""]
 #[doc = include_str!("../../docs/by_the_book.md")]
 pub mod by_the_book {}
+
+/// What surprises users of a response cache, and what to write instead.
+#[cfg_attr(feature = "axum", doc = "")]
+#[cfg_attr(feature = "axum", doc = include_str!("../../docs/pitfalls.md"))]
+pub mod pitfalls {}
