@@ -128,7 +128,6 @@ impl Errand {
         if plan.alone {
             self.set_apart();
         }
-        self.config.policy.strip(&mut parts.headers);
         let (head, recorder) = self.recorded(&asked, scope, in_flight, (plan, reason), parts, hint);
         Concluded::Recorded {
             head,
@@ -144,10 +143,13 @@ impl Errand {
         scope: CacheScope,
         in_flight: InFlight,
         (plan, reason): (Plan, Option<Reason>),
-        head: response::Parts,
+        mut head: response::Parts,
         hint: SizeHint,
     ) -> (Response<()>, Recorder) {
         self.settle_key(&plan, reason);
+        let policy = &self.config.policy;
+        let original = policy.store_if.is_some().then(|| Box::new(head.clone()));
+        policy.strip(&mut head.headers);
         let tags = self.hashes(&plan);
         let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
         let mut head = self.labelled(Response::from_parts(head, ()), reason);
@@ -183,6 +185,7 @@ impl Errand {
             tags,
             recorded,
             recording: Recording::new(hint, &kept_back),
+            original,
             store: reason.is_none(),
         };
         (head, Recorder::new(self, answer))
@@ -215,7 +218,6 @@ impl Errand {
             Ok(verdict) => verdict,
             Err(panic) => return self.panicked(panic),
         };
-        self.config.policy.strip(&mut parts.headers);
         // What was purged since it was found is old, whatever the inner service says of it.
         let purges = &self.config.shared.purges;
         let is_valid = pinned.is_valid() || purges.mutants.has(Mutant::RenewedThoughPurged);
@@ -243,6 +245,7 @@ impl Errand {
                     self.end_what_is_stored();
                 }
                 self.held.hand_over();
+                self.config.policy.strip(&mut parts.headers);
                 let mut head = self.labelled(Response::from_parts(parts, ()), Some(reason));
                 if self.is_nested {
                     head.extensions_mut().insert(Within::unknown());
@@ -407,7 +410,8 @@ impl Errand {
         let mut status = CacheStatus::forwarded(self.forward, reason);
         // RFC 9211 §2.3: where it is not what is sent.
         status.forward_status = self.is_not_modified.then_some(StatusCode::NOT_MODIFIED);
-        status.stored = reason.is_none();
+        // Where the application decides by the complete body, nobody knows yet.
+        status.stored = reason.is_none() && self.config.policy.store_if.is_none();
         self.config.report.label(&mut head, status);
         self.count_answer();
         head

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, header, response};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     anew::Anew,
+    caught::catch,
     config::Config,
     entry::{Asked, Entry, Recorded, shared_trailers},
     error::BodyError,
     flight::{Leader, Opinion},
-    grpc::Messages,
+    grpc::{self, Messages},
     key::{Identity, KeyBytes, Reach},
     pinned::Pinned,
     policy::{BodyTag, Plan},
@@ -157,6 +158,8 @@ pub(crate) struct Answer {
     pub(crate) tags: Box<[u64]>,
     pub(crate) recorded: Option<Box<Recorded>>,
     pub(crate) recording: Arc<Recording>,
+    /// The head as the inner service sent it, if `store_if` asks for it.
+    pub(crate) original: Option<Box<response::Parts>>,
     /// Whether it is stored, too.
     pub(crate) store: bool,
 }
@@ -176,6 +179,7 @@ pub(crate) struct Recorder {
     /// What `Content-Length` and the body itself said of its length.
     announced: [Option<u64>; 2],
     messages: Option<Messages>,
+    original: Option<Box<response::Parts>>,
     store: bool,
     /// What is stored already, and under which key, of which it is the newer state.
     renewed: Option<(KeyBytes, Arc<Entry>)>,
@@ -217,6 +221,7 @@ impl Recorder {
             recorded: answer.recorded,
             announced,
             messages: plan.grpc.then(Messages::default),
+            original: answer.original,
             store: answer.store,
             renewed: None,
             alone: plan.alone,
@@ -360,6 +365,9 @@ impl Recorder {
         let recording = &self.told.recording;
         let policy = &self.config.policy;
         let (mut head, body) = (self.told.head.clone(), recording.to_bytes());
+        if !self.is_accepted(&body) {
+            return false;
+        }
         if let Some(kind) = policy.etag_from_body.filter(|_| self.messages.is_none()) {
             head.name_by(&body, kind == BodyTag::Weak);
         }
@@ -385,6 +393,21 @@ impl Recorder {
             self.anew.iter().for_each(Anew::stored);
         }
         fits
+    }
+
+    /// Whether the application's `store_if` takes the complete response. If it panics, that is remembered with its reason.
+    fn is_accepted(&self, body: &[u8]) -> bool {
+        let (Some(store_if), Some(head)) = (&self.config.policy.store_if, &self.original) else {
+            return true;
+        };
+        let is_call = self.messages.is_some();
+        let message = is_call.then(|| grpc::one_message(body)).flatten();
+        let body = message.map_or(body, |(_, message)| message);
+        catch(|| store_if(head, body)).unwrap_or_else(|_| {
+            let refusals = &self.config.shared.refusals;
+            refusals.remember(&self.keys.flight, Reason::StoreIfPanicked);
+            false
+        })
     }
 
     /// What is stored already, and is not any more when this is. `None` if this is not to be stored: it is the newer state of what has

@@ -516,6 +516,10 @@ reasons! {
     HeldOff = "held-off",
     /// A purge of one of the response's tags came between its handler's start and its head.
     Purged = "purged",
+    /// [`store_if`](crate::CacheLayerBuilder::store_if) returned `false` for the complete response.
+    StoreIf = "store-if",
+    /// [`store_if`](crate::CacheLayerBuilder::store_if) panicked: the response was not stored, and is remembered as uncacheable.
+    StoreIfPanicked = "store-if-panicked",
     /// The response is one that a cache further in served stale.
     StaleInside = "stale-inside",
     /// A stale response is served while it is fetched anew.

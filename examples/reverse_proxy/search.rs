@@ -8,7 +8,9 @@
 //! * The lines of `/{index}/_bulk` may name other indices, unless `rest.action.multi.allow_explicit_index` is `false`. A `/_bulk` purges
 //!   everything.
 //! * A task that goes on after it was answered (`wait_for_completion=false`) is over when nobody tells.
-//! * An answer of status 200 may be of those shards alone that have answered in time. It lives as long as any other.
+//!
+//! A response of those shards alone that have answered in time has status 200 too. It is not stored, nor is one that cannot be read
+//! (another format than JSON, or compressed).
 //!
 //! That is why the lifetime should be short.
 
@@ -16,6 +18,7 @@ use std::{panic, time::Duration};
 
 use http::{HeaderName, Method, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
+use serde_json::Value;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
     BodyCache, BuildError, CacheHandle, CacheLayerBuilder, Key, Tag, TagFamily, Tags,
@@ -56,7 +59,7 @@ impl Searches {
         handle: &CacheHandle,
         lag: Duration,
     ) -> Result<Self, BuildError> {
-        // The format of the answer is chosen by `Accept`, and no `Vary` says so. NDJSON, which is no JSON, is in the key byte for byte.
+        // The format of the answer is chosen by `Accept`, and no `Vary` says so. NDJSON is in the key byte for byte.
         // The answer repeats `X-Opaque-Id`.
         let opaque_id = HeaderName::from_static("x-opaque-id");
         let key = Key::new().header(header::ACCEPT).header(opaque_id);
@@ -66,6 +69,7 @@ impl Searches {
             .key(key)
             .methods([Method::GET, Method::POST])?
             .tag_requests(|parts| shown(parts).unwrap_or_default())
+            .store_if(|_, body| is_complete(body))
             .max_tag_bytes(8 << 10)
             // A search by POST changes nothing, and a write purges more than its own URL.
             .invalidation(false)
@@ -269,6 +273,19 @@ fn is_repeatable(parts: &request::Parts, body: &[u8]) -> bool {
         && is_plain
         && !mentions(body, "\"pit\"")
         && !names_others
+}
+
+/// Whether all shards have answered, of each search in it.
+fn is_complete(body: &[u8]) -> bool {
+    let Ok(answer) = serde_json::from_slice::<Value>(body) else {
+        return false;
+    };
+    let searches = answer["responses"].as_array();
+    let searches = searches.map_or_else(|| std::slice::from_ref(&answer), Vec::as_slice);
+    searches.iter().all(|search| {
+        let failed_shards = search["_shards"]["failed"].as_u64().unwrap_or(0);
+        search.get("error").is_none() && search["timed_out"] != true && failed_shards == 0
+    })
 }
 
 fn mentions(text: &[u8], word: &str) -> bool {

@@ -1,5 +1,7 @@
 //! What of a request's body is in its key.
 
+#[cfg(feature = "json")]
+use std::borrow::Cow;
 use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, request::Parts};
@@ -36,6 +38,9 @@ pub struct Body {
     kind: Kind,
     limit: usize,
     only_if: Option<OnlyIf>,
+    /// The members of a JSON body that are not in the key.
+    #[cfg(feature = "json")]
+    except: Vec<Cow<'static, str>>,
 }
 
 type OnlyIf = Arc<dyn Fn(&Parts, &[u8]) -> bool + Send + Sync>;
@@ -54,8 +59,11 @@ impl Body {
     }
 
     #[cfg(feature = "json")]
-    pub(super) fn json(limit: usize) -> Self {
-        Self::of(Kind::Json, limit)
+    pub(super) fn json(limit: usize, except: Vec<Cow<'static, str>>) -> Self {
+        Self {
+            except,
+            ..Self::of(Kind::Json, limit)
+        }
     }
 
     pub(super) fn grpc(limit: usize) -> Self {
@@ -67,6 +75,8 @@ impl Body {
             kind,
             limit,
             only_if: None,
+            #[cfg(feature = "json")]
+            except: Vec::new(),
         }
     }
 
@@ -111,20 +121,43 @@ impl Body {
                 put_digest(key, message);
             }
             #[cfg(feature = "json")]
-            Kind::Json if json::is_said(&parts.headers) => match json::canonical(body) {
-                Some(canonical) => {
-                    put(key, Tag::JsonBody, b"");
-                    put_digest(key, &canonical);
+            Kind::Json => {
+                if !body.is_empty() && !json::is_typed(&parts.headers) {
+                    return false;
                 }
-                None => put_raw(key, body),
-            },
-            _ => put_raw(key, body),
+                let is_said = json::is_said(&parts.headers);
+                let canonical = || json::canonical(body, &self.except);
+                match is_said.then(canonical).flatten() {
+                    Some(canonical) => {
+                        put(key, Tag::JsonBody, &self.left_out());
+                        put_digest(key, &canonical);
+                    }
+                    None => put_raw(key, body),
+                }
+            }
+            Kind::Raw => put_raw(key, body),
         }
         for (name, value) in trailers.into_iter().flatten() {
             put(key, Tag::Trailer, name.as_str().as_bytes());
             put(key, Tag::Value, value.as_bytes());
         }
         true
+    }
+}
+
+#[cfg(feature = "json")]
+impl Body {
+    /// The names of the members that are left out, each behind its length: layers that leave out others never share a key.
+    fn left_out(&self) -> Vec<u8> {
+        let mut names: Vec<_> = self.except.iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut bytes = Vec::new();
+        for name in names {
+            bytes.extend((name.len() as u64).to_le_bytes());
+            bytes.extend(name.as_bytes());
+        }
+        bytes
     }
 }
 

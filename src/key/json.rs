@@ -1,6 +1,6 @@
 //! JSON in a form that its spellings share: members in any order, white space of any kind.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use http::{HeaderMap, header};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -10,16 +10,22 @@ use serde_json::value::RawValue;
 const MAX_DEPTH: usize = 32;
 
 /// Bytes that two texts share only if they have the same members with the same values, in whatever order and with
-/// whatever white space. Numbers and strings stay as they are written, so that no two become one. `None` for what is
-/// not JSON, and what its readers do not agree on: two members of one name.
-pub(super) fn canonical(text: &[u8]) -> Option<Vec<u8>> {
+/// whatever white space. Numbers and strings stay as they are written, so that no two become one. Members of the outermost object
+/// with one of the names `except` are left out. `None` for what is not JSON, and what its readers do not agree on: two members of
+/// one name.
+pub(super) fn canonical(text: &[u8], except: &[Cow<'static, str>]) -> Option<Vec<u8>> {
     let value: &RawValue = serde_json::from_slice(text).ok()?;
     let mut canonical = Vec::with_capacity(text.len());
-    put(value, MAX_DEPTH, &mut canonical)?;
+    put(value, except, MAX_DEPTH, &mut canonical)?;
     Some(canonical)
 }
 
-fn put(value: &RawValue, depth: usize, to: &mut Vec<u8>) -> Option<()> {
+fn put(
+    value: &RawValue,
+    except: &[Cow<'static, str>],
+    depth: usize,
+    to: &mut Vec<u8>,
+) -> Option<()> {
     let text = value.get();
     let inside = depth.checked_sub(1)?;
     match text.as_bytes().first()? {
@@ -29,17 +35,18 @@ fn put(value: &RawValue, depth: usize, to: &mut Vec<u8>) -> Option<()> {
             if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
                 return None;
             }
+            members.retain(|(name, _)| except.iter().all(|left_out| left_out != name));
             put_count(b'{', members.len(), to);
             for (name, value) in members {
                 put_text(b'n', name.as_bytes(), to);
-                put(value, inside, to)?;
+                put(value, &[], inside, to)?;
             }
         }
         b'[' => {
             let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
             put_count(b'[', elements.len(), to);
             for value in elements {
-                put(value, inside, to)?;
+                put(value, &[], inside, to)?;
             }
         }
         _ => put_text(b'v', text.as_bytes(), to),
@@ -84,6 +91,29 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
+/// Whether a body with these headers is JSON or a sequence of JSON texts by its type, in whatever charset and coding.
+pub(super) fn is_typed(headers: &HeaderMap) -> bool {
+    const TYPES: [&[u8]; 7] = [
+        b"application/json",
+        b"text/json",
+        b"application/x-ndjson",
+        b"application/ndjson",
+        b"application/jsonl",
+        b"application/x-jsonlines",
+        b"application/json-seq",
+    ];
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(only), None) = (types.next(), types.next()) else {
+        return false;
+    };
+    let only = only.as_bytes().to_ascii_lowercase();
+    let media_type = only.split(|&b| b == b';').next().unwrap_or_default();
+    let media_type = media_type.trim_ascii();
+    let suffixes = [&b"+json"[..], b"+json-seq"];
+    let has_suffix = suffixes.iter().any(|suffix| media_type.ends_with(suffix));
+    TYPES.contains(&media_type) || has_suffix
+}
+
 /// Whether every reader takes a body with these headers for JSON in UTF-8: only then its spelling may be put aside.
 pub(super) fn is_said(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
@@ -106,8 +136,63 @@ mod tests {
     use super::*;
 
     fn same(a: &str, b: &str) -> bool {
-        let [a, b] = [a, b].map(|text| canonical(text.as_bytes()).unwrap());
+        same_except(&[], a, b)
+    }
+
+    fn same_except(except: &[&'static str], a: &str, b: &str) -> bool {
+        let except: Vec<_> = except.iter().copied().map(Cow::Borrowed).collect();
+        let [a, b] = [a, b].map(|text| canonical(text.as_bytes(), &except).unwrap());
         a == b
+    }
+
+    // Invariant 10.
+    #[test]
+    fn a_member_that_is_left_out_is_one_of_the_outermost_object() {
+        let same = |a, b| same_except(&["id"], a, b);
+        assert!(same(
+            r#"{"id":1,"method":"a"}"#,
+            r#"{"method":"a","id":"2"}"#
+        ));
+        assert!(same(r#"{"id":1,"method":"a"}"#, r#"{"method":"a"}"#));
+        assert!(same(r#"{"\u0069d":1}"#, r#"{"id":{"x":[2]}}"#));
+        assert!(!same(
+            r#"{"id":1,"method":"a"}"#,
+            r#"{"id":1,"method":"b"}"#
+        ));
+        assert!(!same(r#"{"p":{"id":1}}"#, r#"{"p":{"id":2}}"#));
+        assert!(!same(r#"[{"id":1}]"#, r#"[{"id":2}]"#));
+        assert!(!same(r#"{"ID":1}"#, r#"{"ID":2}"#));
+        let except = [Cow::Borrowed("id")];
+        assert_eq!(canonical(br#"{"id":1,"id":2}"#, &except), None);
+    }
+
+    #[test]
+    fn a_type_is_json_or_a_sequence_of_json_texts_or_neither() {
+        let typed = |types: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in types {
+                headers.append(header::CONTENT_TYPE, http::HeaderValue::from_static(line));
+            }
+            is_typed(&headers)
+        };
+        for line in [
+            "application/json",
+            "Application/JSON; charset=utf-16",
+            "application/vnd.api+json",
+            "application/x-ndjson",
+        ] {
+            assert!(typed(&[line]), "{line}");
+        }
+        for lines in [
+            &[][..],
+            &["application/x-www-form-urlencoded"],
+            &["multipart/form-data; boundary=json"],
+            &["text/plain"],
+            &["application/jsonx"],
+            &["application/json", "text/plain"],
+        ] {
+            assert!(!typed(lines), "{lines:?}");
+        }
     }
 
     #[test]
@@ -166,17 +251,17 @@ mod tests {
             "\u{feff}{}",
             "\"\n\"",
         ] {
-            assert_eq!(canonical(text.as_bytes()), None, "{text}");
+            assert_eq!(canonical(text.as_bytes(), &[]), None, "{text}");
         }
-        assert_eq!(canonical(b"\"\xff\""), None);
+        assert_eq!(canonical(b"\"\xff\"", &[]), None);
     }
 
     #[test]
     fn values_are_read_as_deep_as_may_be_and_no_deeper() {
         let nested = |depth: usize| ["[".repeat(depth), "]".repeat(depth)].concat();
-        assert!(canonical(nested(MAX_DEPTH).as_bytes()).is_some());
-        assert_eq!(canonical(nested(MAX_DEPTH + 1).as_bytes()), None);
-        assert_eq!(canonical("[".repeat(100_000).as_bytes()), None);
+        assert!(canonical(nested(MAX_DEPTH).as_bytes(), &[]).is_some());
+        assert_eq!(canonical(nested(MAX_DEPTH + 1).as_bytes(), &[]), None);
+        assert_eq!(canonical("[".repeat(100_000).as_bytes(), &[]), None);
     }
 
     #[test]

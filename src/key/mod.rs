@@ -118,9 +118,12 @@ impl Key<Head> {
         self.with_body(Body::raw(limit), &[])
     }
 
-    /// As [`body`](Self::body), but where the body is JSON, and said to be, the order of its members and the white
-    /// space between them do not matter. Numbers and strings are compared as they are written: `1` is not `1.0`.
-    /// A body that is no JSON, has two members of one name, or is more than 32 levels deep, is in the key byte for byte.
+    /// As [`body`](Self::body), for JSON bodies: the order of members and the white space between them do not matter. Numbers and
+    /// strings are compared as they are written: `1` is not `1.0`. A body that cannot be parsed, has two members of one name, is
+    /// more than 32 levels deep or not UTF-8, is in the key byte for byte; so is a sequence of JSON texts (`application/x-ndjson`).
+    ///
+    /// A body of any other type (a form, multipart, plain text, no `Content-Type`) bypasses the cache with the reason
+    /// [`RequestBodyNotKeyed`](crate::Reason::RequestBodyNotKeyed).
     ///
     /// The members of an object have no order (RFC 8259 §4). A service that goes by it all the same (some search engines do, for
     /// `sort` and `aggs`) gets the first asker's; such questions are better asked with arrays, or keyed by [`body`](Self::body).
@@ -140,7 +143,36 @@ impl Key<Head> {
     #[cfg(feature = "json")]
     #[must_use]
     pub fn json_body(self, limit: usize) -> Key<Body> {
-        self.with_body(Body::json(limit), &[])
+        self.with_body(Body::json(limit, Vec::new()), &[])
+    }
+
+    /// As [`json_body`](Self::json_body), without the members of these names of the outermost object: requests that differ in these
+    /// alone get the same response. Only for members that the response does not repeat, or whose value in it does not matter to
+    /// clients: a JSON-RPC server repeats `id`, and most clients compare it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::Method;
+    /// use tower_response_cache::{CacheLayer, Key};
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// // Each request has another `requestId`, which is for the service's log.
+    /// let key = Key::new().json_body_except(64 * 1024, ["requestId"]);
+    /// let search = CacheLayer::builder().key(key).methods([Method::POST])?.build();
+    /// # let _ = search;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "json")]
+    #[must_use]
+    pub fn json_body_except<N: Into<Cow<'static, str>>>(
+        self,
+        limit: usize,
+        members: impl IntoIterator<Item = N>,
+    ) -> Key<Body> {
+        let members = members.into_iter().map(Into::into).collect();
+        self.with_body(Body::json(limit, members), &[])
     }
 
     fn with_body(mut self, body: Body, more: &[&'static str]) -> Key<Body> {

@@ -538,6 +538,40 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
+    /// Stores only responses for which this closure returns `true`: it gets the response's head and its complete body, for failures that
+    /// come with status 200 (GraphQL `errors`, timed-out shards of a search, JSON-RPC `error`). Defaults to storing all that may be
+    /// stored otherwise.
+    ///
+    /// It decides on storing alone: the requester and the followers of the same flight get the response in any case. `false` leaves what is
+    /// stored as it is, and is not remembered: the next request that misses leads a new fill. A refresh or revalidation that brings
+    /// `false` counts as one without success: the stored response is served stale for as long as it may be, and the next background
+    /// attempt waits for [`retry_after`](Self::retry_after). If the closure panics, the response is not stored, and the key is
+    /// remembered as uncacheable with the reason [`StoreIfPanicked`](crate::Reason::StoreIfPanicked).
+    ///
+    /// It runs once per fill, in the fill's task, after the last byte has come in and before that is passed on; a 304 runs it with the
+    /// updated head and the stored body. The head is as the inner service sent it; the body is in the response's
+    /// `Content-Encoding`. Of a gRPC response it is the message without its prefix of five bytes, compressed if `grpc-encoding` says so.
+    ///
+    /// A layer with this closure does not say `stored` in `Cache-Status`, which is sent before the body is complete.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::builder()
+    ///     .store_if(|head, body| !head.headers.contains_key("x-partial") && !body.is_empty())
+    ///     .build();
+    /// # let _ = cache;
+    /// ```
+    pub fn store_if<F>(mut self, is_stored: F) -> Self
+    where
+        F: Fn(&response::Parts, &[u8]) -> bool + Send + Sync + 'static,
+    {
+        self.policy.store_if = Some(Arc::new(is_stored));
+        self
+    }
+
     /// Tags that follow from the request, whatever the handler says. Defaults to none. It runs once a fill.
     ///
     /// # Examples

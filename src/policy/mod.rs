@@ -46,6 +46,7 @@ pub(crate) struct Policy {
     pub(crate) max_tag_bytes: usize,
     pub(crate) tag_headers: Vec<TagHeader>,
     pub(crate) request_tags: Option<RequestTags>,
+    pub(crate) store_if: Option<StoreIf>,
     /// The methods that are answered where the key reads the body.
     pub(crate) methods: Vec<Method>,
     pub(crate) request_directives: RequestDirectives,
@@ -82,6 +83,9 @@ pub(crate) enum BodyTag {
 
 pub(crate) type TtlBy = Arc<dyn Fn(&response::Parts) -> Option<Duration> + Send + Sync>;
 
+/// Whether a complete response may be stored, as the application decides.
+pub(crate) type StoreIf = Arc<dyn Fn(&response::Parts, &[u8]) -> bool + Send + Sync>;
+
 pub(crate) type RequestTags = Arc<dyn Fn(&request::Parts) -> Tags + Send + Sync>;
 
 impl Default for Policy {
@@ -99,6 +103,7 @@ impl Default for Policy {
             max_tag_bytes: 1 << 10,
             tag_headers: Vec::new(),
             request_tags: None,
+            store_if: None,
             methods: vec![Method::GET, Method::HEAD],
             request_directives: RequestDirectives::default(),
             response_directives: ResponseDirectives::default(),

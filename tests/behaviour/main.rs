@@ -19,6 +19,7 @@ mod scopes;
 mod sealing;
 mod sessions;
 mod status;
+mod store_if;
 mod storing;
 mod streams;
 mod targets;

@@ -386,6 +386,10 @@ fn said(spec: &Spec, request: &Whole) -> Option<Said> {
         None => Said::Nothing,
         Some(Content::Raw) => Said::Bytes(body.clone()),
         #[cfg(feature = "json")]
+        Some(Content::Json) if !body.is_empty() && !has_json_type(&request.parts.headers) => {
+            return None;
+        }
+        #[cfg(feature = "json")]
         Some(Content::Json) => match json::read(body) {
             Some(value) if is_json(&request.parts.headers) => Said::Json(value),
             _ => Said::Bytes(body.clone()),
@@ -408,6 +412,23 @@ fn trailers(spec: &Spec, request: &Whole) -> Vec<(String, Vec<u8>)> {
     trailers
         .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
         .collect()
+}
+
+/// Whether the one type is JSON, whatever its parameters say.
+#[cfg(feature = "json")]
+fn has_json_type(headers: &HeaderMap) -> bool {
+    let [line] = &lines(headers, "content-type")[..] else {
+        return false;
+    };
+    let line = line.to_ascii_lowercase();
+    let kind = trimmed(halves(&line, b';').0);
+    [
+        &b"application/json"[..],
+        b"text/json",
+        b"application/x-ndjson",
+    ]
+    .contains(&kind)
+        || kind.ends_with(b"+json")
 }
 
 /// Of the types in the alphabet, those that are JSON in UTF-8 are listed; requests have others, too, made of those.
