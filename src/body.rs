@@ -98,12 +98,17 @@ enum Kind<B> {
     /// What the requester's own fill records; if that stops, the rest is the inner service's.
     Led {
         reader: Reader,
-        rest: oneshot::Receiver<Pin<Box<B>>>,
+        rest: oneshot::Receiver<Rest<B>>,
     },
     /// The rest of a body that was not recorded to its end.
-    Rest {
-        body: Pin<Box<B>>,
-    },
+    Rest(Rest<B>),
+}
+
+/// What was not recorded of a body.
+pub(crate) struct Rest<B> {
+    /// Taken from the body, and not recorded.
+    pub(crate) data: Option<Bytes>,
+    pub(crate) body: Pin<Box<B>>,
 }
 
 impl<B> ResponseBody<B> {
@@ -166,7 +171,7 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(crate) fn led(reader: Reader, rest: oneshot::Receiver<Pin<Box<B>>>) -> Self {
+    pub(crate) fn led(reader: Reader, rest: oneshot::Receiver<Rest<B>>) -> Self {
         Self {
             kind: Kind::Led { reader, rest },
         }
@@ -221,6 +226,19 @@ impl<B> ResponseBody<B> {
             } => Ok((body, recorder, scope)),
             kind => Err(Self { kind }),
         }
+    }
+}
+
+impl<B: Body> Rest<B> {
+    fn size_hint(&self) -> SizeHint {
+        let taken = self.data.as_ref().map_or(0, |data| data.len() as u64);
+        let left = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(left.lower().saturating_add(taken));
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper.saturating_add(taken));
+        }
+        hint
     }
 }
 
@@ -300,14 +318,19 @@ where
                     record(recorder, &frame, body.is_end_stream());
                     return Poll::Ready(frame);
                 }
-                KindProjection::Rest { body } => return poll_inner(body.as_mut(), cx),
+                KindProjection::Rest(rest) => {
+                    if let Some(data) = rest.data.take() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    return poll_inner(rest.body.as_mut(), cx);
+                }
                 KindProjection::Followed { reader } => {
                     let frame = ready!(reader.poll_step(cx).map(frame_of));
                     return Poll::Ready(without_the_leaders(frame, reader.kept_back()));
                 }
                 KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
                     Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
-                        Ok(body) => kind.set(Kind::Rest { body }),
+                        Ok(rest) => kind.set(Kind::Rest(rest)),
                         Err(_) => return Poll::Ready(Some(Err(BodyError::cut_short()))),
                     },
                     step => return Poll::Ready(frame_of(step)),
@@ -323,7 +346,7 @@ where
             Kind::Parts { frames } => frames.is_empty(),
             Kind::Window { left, .. } => *left == 0,
             Kind::Passed { body, .. } => body.is_end_stream(),
-            Kind::Rest { body } => body.is_end_stream(),
+            Kind::Rest(rest) => rest.data.is_none() && rest.body.is_end_stream(),
             // Not before the recorder has seen the end: who is told that there is no more will not ask.
             Kind::Recorded { body, recorder, .. } => recorder.is_none() && body.is_end_stream(),
             Kind::Followed { reader } | Kind::Led { reader, .. } => reader.is_end_stream(),
@@ -352,7 +375,7 @@ where
             }
             Kind::Window { left, .. } => SizeHint::with_exact(*left),
             Kind::Passed { body, .. } | Kind::Recorded { body, .. } => body.size_hint(),
-            Kind::Rest { body } => body.size_hint(),
+            Kind::Rest(rest) => rest.size_hint(),
             Kind::Followed { reader } | Kind::Led { reader, .. } => reader.size_hint(),
         }
     }
@@ -431,7 +454,7 @@ fn record(recorder: &mut Option<Box<Recorder>>, frame: &Polled, is_end: bool) {
     };
     match frame {
         Some(Ok(frame)) => match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) if recording.data(data, is_end) == Record::Stop => {
+            (Some(data), _) if matches!(recording.data(data.clone(), is_end), Record::Stop(_)) => {
                 recording.hand_over();
             }
             (Some(_), _) if is_end => recording.finish(None),
@@ -462,7 +485,7 @@ impl<B> fmt::Debug for ResponseBody<B> {
             Kind::Recorded { .. } => "recorded",
             Kind::Followed { .. } => "followed",
             Kind::Led { .. } => "led",
-            Kind::Rest { .. } => "rest",
+            Kind::Rest(_) => "rest",
         };
         f.debug_tuple("ResponseBody").field(&kind).finish()
     }

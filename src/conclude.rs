@@ -109,7 +109,10 @@ impl Errand {
             Err(panic) => return self.panicked(panic),
         };
         let (plan, reason) = match verdict {
-            Verdict::Store(plan) => (plan, None),
+            Verdict::Store(plan) => {
+                let reason = self.over_budget(&plan, &hint);
+                (plan, reason)
+            }
             Verdict::Share(plan, reason) => (plan, Some(reason)),
             Verdict::Failed(Some(plan)) if self.held.is_second_opinion() => {
                 (plan, Some(Reason::Status))
@@ -184,9 +187,10 @@ impl Errand {
             plan,
             tags,
             recorded,
-            recording: Recording::new(hint, &kept_back),
+            recording: Recording::new(hint, &kept_back, &self.config.shared.budget),
             original,
             store: reason.is_none(),
+            unrecorded: reason == Some(Reason::RecordingBudget),
         };
         (head, Recorder::new(self, answer))
     }
@@ -255,7 +259,7 @@ impl Errand {
         };
         let found = self.keys.key.clone();
         let (head, recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);
-        let reader = recorder.recording().reader();
+        let reader = recorder.recording().requesters_reader();
         recorder.renew(stored, found);
         Concluded::Passed(head.map(|()| ResponseBody::followed(reader)))
     }
@@ -393,6 +397,18 @@ impl Errand {
             let searches = &self.config.shared.searches;
             searches.learn(&searched.path, rule);
         }
+    }
+
+    /// Whether bodies under way hold so much that this one is not recorded.
+    fn over_budget(&self, plan: &Plan, hint: &SizeHint) -> Option<Reason> {
+        let length = plan.content_length.or(hint.exact());
+        let is_over = length != Some(0)
+            && self
+                .config
+                .shared
+                .budget
+                .is_exceeded_by(length.unwrap_or(0));
+        is_over.then_some(Reason::RecordingBudget)
     }
 
     /// Why it is known already that the answer will not be stored.

@@ -56,6 +56,8 @@ pub(crate) struct Waiting {
     pub(crate) wait_timeout: Duration,
     pub(crate) fill_timeout: Duration,
     pub(crate) max_waiters: usize,
+    /// For how long a reader may make the others wait that share a body with it.
+    pub(crate) stall_timeout: Duration,
     /// How long after a failure the inner service is not asked again for what can be served stale.
     pub(crate) retry_after: Duration,
 }
@@ -66,6 +68,7 @@ impl Default for Waiting {
             wait_timeout: Duration::from_secs(10),
             fill_timeout: Duration::from_secs(30),
             max_waiters: 10_000,
+            stall_timeout: Duration::from_secs(5),
             retry_after: Duration::from_secs(10),
         }
     }

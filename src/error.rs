@@ -93,6 +93,7 @@ enum BodyErrorKind {
     Inner(Arc<BoxError>),
     Panicked,
     CutShort,
+    Stalled,
 }
 
 impl BodyError {
@@ -116,6 +117,13 @@ impl BodyError {
             kind: BodyErrorKind::CutShort,
         }
     }
+
+    /// The reader made others wait for longer than `stall_timeout`.
+    pub(crate) fn stalled() -> Self {
+        Self {
+            kind: BodyErrorKind::Stalled,
+        }
+    }
 }
 
 impl fmt::Display for BodyError {
@@ -124,6 +132,9 @@ impl fmt::Display for BodyError {
             BodyErrorKind::Inner(_) => "the response body failed",
             BodyErrorKind::Panicked => "the response body panicked",
             BodyErrorKind::CutShort => "the response body was dropped before its end",
+            BodyErrorKind::Stalled => {
+                "the response body was read too slowly, and others who read it could not wait"
+            }
         })
     }
 }
@@ -132,7 +143,7 @@ impl Error for BodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
             BodyErrorKind::Inner(error) => Some(error.as_ref().as_ref()),
-            BodyErrorKind::Panicked | BodyErrorKind::CutShort => None,
+            BodyErrorKind::Panicked | BodyErrorKind::CutShort | BodyErrorKind::Stalled => None,
         }
     }
 }

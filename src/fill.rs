@@ -8,13 +8,14 @@ use std::{
     task::Poll,
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, request};
 use http_body::{Body, Frame};
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tower_service::Service;
 
 use crate::{
-    body::{ResponseBody, to_bytes},
+    body::{ResponseBody, Rest, to_bytes},
     caught::{Panic, caught},
     clock::{before, deadline_in},
     conclude::{Called, Concluded, Sent},
@@ -22,6 +23,7 @@ use crate::{
     flight::Leader,
     mutant::Mutant,
     recorder::{Errand, Held, Record, Recorder},
+    recording::Window,
     shared::Running,
     tags::{CacheScope, Tags, scope},
 };
@@ -158,9 +160,9 @@ async fn run<S, ReqB, ResB>(
             mut recorder,
             body,
         } => {
-            recorder.let_read_along();
+            recorder.allow_read_along();
             let (rest, rest_of_body) = oneshot::channel();
-            let reader = recorder.recording().reader();
+            let reader = recorder.recording().requesters_reader();
             let response = head.map(|()| ResponseBody::led(reader, rest_of_body));
             if body.is_end_stream() {
                 // Its requester is told at once, as it would be without a cache.
@@ -251,62 +253,139 @@ where
     }
 }
 
-/// Reads the body to its end, at the inner service's pace. What cannot be recorded goes on to the requester as it is.
+/// Reads the body to its end, at the inner service's pace. What is not recorded goes on to those who read it.
+///
+/// # Cancel safety
+///
+/// Dropped (its runtime shuts down), it breaks off the bodies of all who read.
 async fn record<B>(
     mut recorder: Box<Recorder>,
     body: B,
-    rest: oneshot::Sender<Pin<Box<B>>>,
+    rest: oneshot::Sender<Rest<B>>,
     deadline: Instant,
 ) where
     B: Body,
     B::Error: Into<BoxError>,
 {
     let mut body = Box::pin(body);
-    let recording = recorder.recording().clone();
-    let mut in_time = true;
+    if recorder.is_out_of_budget() {
+        return stop(recorder, None, body, rest).await;
+    }
     loop {
         // A body that always has a frame, however small, leaves the thread to others now and then.
         tokio::task::coop::consume_budget().await;
-        let next = caught(poll_fn(|cx| body.as_mut().poll_frame(cx)));
-        let polled = if in_time {
-            before(deadline, next).await
-        } else {
-            match unless(recording.unread(), next).await {
-                Some(polled) => Some(polled),
-                None => return,
-            }
-        };
-        let Some(polled) = polled else {
-            in_time = false;
+        let next = telling(next_of(&mut body), || recorder.let_read_along());
+        let Some(next) = before(deadline, next).await else {
             recorder.overdue();
-            if !recorder.is_read_along() {
-                drop(rest.send(body));
-                return recorder.hand_over();
-            }
-            continue;
+            return stop(recorder, None, body, rest).await;
         };
-        let frame = match polled {
-            Ok(Some(Ok(frame))) => to_bytes(frame),
-            Ok(Some(Err(error))) => return recorder.broken(BodyError::inner(error)),
-            Ok(None) => return recorder.finish(None),
-            Err(_) => return recorder.broken(BodyError::panicked()),
-        };
-        match frame.into_data().map_err(Frame::into_trailers) {
-            Ok(data) => {
+        match next {
+            Next::Data(data) => {
                 let is_last = body.is_end_stream();
-                match recorder.data(&data, is_last) {
+                match recorder.data(data, is_last) {
                     Record::On if is_last => return recorder.finish(None),
                     Record::On => {}
-                    Record::Stop => {
-                        drop(rest.send(body));
-                        return recorder.hand_over();
-                    }
+                    Record::Stop(data) => return stop(recorder, Some(data), body, rest).await,
                 }
             }
-            Err(Ok(trailers)) => return recorder.finish(Some(trailers)),
-            Err(Err(_)) => {}
+            Next::End(trailers) => return recorder.finish(trailers),
+            Next::Broken(error) => return recorder.broken(error),
+            Next::Unknown => {}
         }
     }
+}
+
+/// Ends the recording, and hands the body on: to its requester as it is, or to all who read it through a window. `data` were taken from it
+/// and not recorded.
+async fn stop<B>(
+    recorder: Box<Recorder>,
+    data: Option<Bytes>,
+    body: Pin<Box<B>>,
+    rest: oneshot::Sender<Rest<B>>,
+) where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    match recorder.stop() {
+        Some(window) => pass_on(window, data, body).await,
+        None => drop(rest.send(Rest { data, body })),
+    }
+}
+
+/// Passes the rest of a body on to all who read it, at the pace of the slowest. When nobody reads any more, the body is dropped.
+///
+/// # Cancel safety
+///
+/// Dropped (its runtime shuts down), it breaks off the bodies of all who read.
+async fn pass_on<B>(window: Window, data: Option<Bytes>, mut body: Pin<Box<B>>)
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let mut taken = data.map(Next::Data);
+    loop {
+        tokio::task::coop::consume_budget().await;
+        let next = match taken.take() {
+            Some(taken) => taken,
+            None if !window.room().await => return,
+            None => match unless(window.unread(), next_of(&mut body)).await {
+                Some(next) => next,
+                None => return,
+            },
+        };
+        match next {
+            Next::Data(data) => {
+                let is_last = body.is_end_stream();
+                window.data(data, is_last);
+                if is_last {
+                    return window.finish(None);
+                }
+            }
+            Next::End(trailers) => return window.finish(trailers),
+            Next::Broken(error) => return window.broken(error),
+            Next::Unknown => {}
+        }
+    }
+}
+
+/// What comes next in a body.
+enum Next {
+    Data(Bytes),
+    End(Option<HeaderMap>),
+    Broken(BodyError),
+    /// A frame of a kind that is not known.
+    Unknown,
+}
+
+async fn next_of<B>(body: &mut Pin<Box<B>>) -> Next
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let frame = match caught(poll_fn(|cx| body.as_mut().poll_frame(cx))).await {
+        Ok(Some(Ok(frame))) => to_bytes(frame),
+        Ok(Some(Err(error))) => return Next::Broken(BodyError::inner(error)),
+        Ok(None) => return Next::End(None),
+        Err(_) => return Next::Broken(BodyError::panicked()),
+    };
+    match frame.into_data().map_err(Frame::into_trailers) {
+        Ok(data) => Next::Data(data),
+        Err(Ok(trailers)) => Next::End(Some(trailers)),
+        Err(Err(_)) => Next::Unknown,
+    }
+}
+
+/// The future's output. Whenever it is not ready, that is told.
+async fn telling<F: Future>(future: F, mut waits: impl FnMut()) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        if polled.is_pending() {
+            waits();
+        }
+        polled
+    })
+    .await
 }
 
 /// Reads a body that its requester would record, to its end or until the deadline: what is answered with less than all of it is stored
@@ -325,7 +404,7 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    let reader = recorder.recording().reader();
+    let reader = recorder.recording().requesters_reader();
     let (rest, rest_of_body) = oneshot::channel();
     // Code in the body belongs to the fill, as the handler did.
     let record = record(recorder, body, rest, deadline);

@@ -305,6 +305,8 @@ impl CacheHandle {
             fills: shared.running(),
             in_flight: shared.purges.in_flight(),
             refusals: shared.refusals.len(),
+            recording_bytes: shared.budget.held(),
+            unrecorded: shared.budget.exceeded(),
         }
     }
 }
@@ -379,6 +381,12 @@ pub struct Stats {
     pub in_flight: usize,
     /// How many keys are known whose last answer could not be stored.
     pub refusals: u64,
+    /// How many bytes the bodies under way hold now: those that are being recorded, and those that somebody still reads.
+    /// See [`max_recording_bytes`](CacheHandleBuilder::max_recording_bytes).
+    pub recording_bytes: u64,
+    /// How many bodies were not recorded to their end, and so not stored, because the bodies under way held as much as they may
+    /// ([`Reason::RecordingBudget`](crate::Reason::RecordingBudget)).
+    pub unrecorded: u64,
 }
 
 /// Builds a [`CacheHandle`].
@@ -412,6 +420,27 @@ impl CacheHandleBuilder {
     /// ```
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.limits.max_bytes = bytes;
+        self
+    }
+
+    /// How many bytes the bodies under way may hold together, beside what is stored: those that are being recorded, and those that
+    /// slow clients still read. Defaults to a quarter of [`max_bytes`](Self::max_bytes), and at least to the longest
+    /// [`max_body_bytes`](crate::CacheLayerBuilder::max_body_bytes) of the handle's layers.
+    ///
+    /// Buffers count as long as they are: a frame whose buffer is more than twice as long, or shared with others, is copied. When the
+    /// budget is exhausted, nothing more of a response is recorded, and it is not stored
+    /// ([`Reason::RecordingBudget`](crate::Reason::RecordingBudget)). One that others read along flows on through a window that holds no
+    /// more than one frame beyond the budget; see [`stall_timeout`](crate::CacheLayerBuilder::stall_timeout). One that nobody else reads
+    /// goes to its requester as it would without a cache. The next requests for the same elect one leader as ever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let handle = tower_response_cache::CacheHandle::builder().max_recording_bytes(16 << 20).build();
+    /// # let _ = handle;
+    /// ```
+    pub fn max_recording_bytes(mut self, bytes: u64) -> Self {
+        self.limits.max_recording_bytes = Some(bytes);
         self
     }
 

@@ -17,7 +17,7 @@ use crate::{
     key::{Identity, KeyBytes, Reach},
     pinned::Pinned,
     policy::{BodyTag, Plan},
-    recording::Recording,
+    recording::{Invitation, Recording, Window},
     renewal::Renewal,
     shared::{self, InFlight, Keyed, Told, count},
     status::{Forward, Reason},
@@ -162,6 +162,8 @@ pub(crate) struct Answer {
     pub(crate) original: Option<Box<response::Parts>>,
     /// Whether it is stored, too.
     pub(crate) store: bool,
+    /// The budget has no room for it.
+    pub(crate) unrecorded: bool,
 }
 
 /// One response on its way into the store. Dropped before its end, it stores nothing, breaks off those who read along,
@@ -172,6 +174,7 @@ pub(crate) struct Recorder {
     keys: Keys,
     held: Held,
     scope: CacheScope,
+    recording: Arc<Recording>,
     told: Arc<Told>,
     tag_names: TagNames,
     recorded: Option<Box<Recorded>>,
@@ -185,16 +188,27 @@ pub(crate) struct Recorder {
     renewed: Option<(KeyBytes, Arc<Entry>)>,
     /// Nobody else gets it before it was validated.
     alone: bool,
-    read_along: bool,
+    /// The budget has no room for it, as was said with its head.
+    unrecorded: bool,
+    read_along: ReadAlong,
     done: bool,
 }
 
-/// Whether a body is to be recorded further.
+/// Whether others read a body while it is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadAlong {
+    No,
+    /// As soon as the body makes them wait.
+    MayBegin,
+    Begun,
+}
+
+/// Whether a body is to be recorded further.
+#[derive(Debug)]
 pub(crate) enum Record {
     On,
-    /// No more: the body goes on to its requester alone.
-    Stop,
+    /// No more, from these data on, which were given: the body goes on to those who read it.
+    Stop(Bytes),
 }
 
 impl Recorder {
@@ -205,7 +219,7 @@ impl Recorder {
         let announced = [plan.content_length, answer.recording.exact_length()];
         let told = Arc::new(Told {
             head: plan.head,
-            recording: answer.recording,
+            recording: Invitation::to(&answer.recording),
             tags: answer.tags,
             in_flight: answer.in_flight,
             failed,
@@ -216,6 +230,7 @@ impl Recorder {
             held: errand.held,
             anew: errand.anew,
             scope: answer.scope,
+            recording: answer.recording,
             told,
             tag_names: TagNames::new(&plan.tags),
             recorded: answer.recorded,
@@ -225,13 +240,14 @@ impl Recorder {
             store: answer.store,
             renewed: None,
             alone: plan.alone,
-            read_along: false,
+            unrecorded: answer.unrecorded,
+            read_along: ReadAlong::No,
             done: false,
         }
     }
 
     pub(crate) fn recording(&self) -> &Arc<Recording> {
-        &self.told.recording
+        &self.recording
     }
 
     /// Gives up its place among the fills: from now on it is its requester who takes the time.
@@ -239,41 +255,76 @@ impl Recorder {
         self.held.permit = None;
     }
 
-    /// Lets those who wait read along, if the body's length is known: it is known to fit, too.
-    pub(crate) fn let_read_along(&mut self) {
-        let known = self.announced.iter().any(Option::is_some);
-        if let Some(leader) = self.held.leader.as_mut().filter(|_| known) {
-            leader.announce(shared::Answer::Told(self.told.clone()));
-            self.read_along = true;
+    /// Others may read along from now on, since it is not its requester who records. Of a gRPC call they do not: whether it went well is
+    /// known at its end.
+    pub(crate) fn allow_read_along(&mut self) {
+        if self.messages.is_none() {
+            self.read_along = ReadAlong::MayBegin;
         }
     }
 
-    /// Whether others may be reading along.
-    pub(crate) fn is_read_along(&self) -> bool {
-        self.read_along
+    /// The body is not there at once: those who wait for the response get it now, and read along.
+    pub(crate) fn let_read_along(&mut self) {
+        if self.read_along != ReadAlong::MayBegin {
+            return;
+        }
+        if let Some(leader) = &mut self.held.leader {
+            leader.announce(shared::Answer::Told(self.told.clone()));
+            self.read_along = ReadAlong::Begun;
+        }
     }
 
-    /// The next data of the body. After `Stop` they are in the recording, and nothing more may be given. The last are
+    /// Whether the budget has no room for the body, as was said with its head: then nothing of it is recorded.
+    pub(crate) fn is_out_of_budget(&mut self) -> bool {
+        if self.unrecorded {
+            self.exceed_budget();
+        }
+        self.unrecorded
+    }
+
+    /// The next data of the body. After `Stop` they are not in the recording, and nothing more may be given. The last are
     /// told with the end: by then the response is stored, so that who has it all and asks again finds it.
-    pub(crate) fn data(&mut self, data: &Bytes, is_last: bool) -> Record {
+    pub(crate) fn data(&mut self, data: Bytes, is_last: bool) -> Record {
         let follows_on = self
             .messages
             .as_mut()
-            .is_none_or(|messages| messages.push(data));
-        if is_last {
-            self.told.recording.hold_back(data.clone());
-        } else {
-            self.told.recording.push(data.clone());
-        }
+            .is_none_or(|messages| messages.push(&data));
         if !follows_on {
             self.refuse(Reason::GrpcStream);
-            return Record::Stop;
+            return Record::Stop(data);
         }
-        if self.told.recording.bytes() > self.config.policy.max_body_bytes {
-            self.refuse(Reason::TooLarge);
-            return Record::Stop;
+        let length = self.recording.bytes().saturating_add(data.len());
+        if length > self.config.policy.max_body_bytes {
+            let refusals = &self.config.shared.refusals;
+            refusals.remember(&self.keys.flight, Reason::TooLarge);
+            self.settle();
+            return Record::Stop(data);
         }
-        Record::On
+        let added = if is_last {
+            self.recording.hold_back(data)
+        } else {
+            self.recording.push(data)
+        };
+        match added {
+            Ok(()) => Record::On,
+            Err(data) => {
+                self.exceed_budget();
+                Record::Stop(data)
+            }
+        }
+    }
+
+    /// Nothing is remembered of it: the next one may find room.
+    fn exceed_budget(&mut self) {
+        self.config.shared.budget.count_exceeded();
+        self.settle();
+    }
+
+    /// There is an answer, and it is not stored. From now on the time is that of those who read.
+    fn settle(&mut self) {
+        self.store = false;
+        self.held.permit = None;
+        self.held.rest();
     }
 
     /// The body takes longer than a fill may: it is not stored any more, and nobody joins it.
@@ -284,29 +335,52 @@ impl Recorder {
         // The next ones need not wait for as long.
         let refusals = &self.config.shared.refusals;
         refusals.remember(&self.keys.flight, Reason::FillTimeout);
-        if let Some(leader) = self.held.leader.take() {
+        if self.read_along == ReadAlong::No
+            && let Some(leader) = self.held.leader.take()
+        {
             leader.give_up();
         }
+    }
+
+    /// Ends the recording before the body has ended. Nobody joins any more; those who have read so far, and those who wait, go on
+    /// through a window. `None` if there are none but its requester, who goes on with the body itself.
+    pub(crate) fn stop(mut self: Box<Self>) -> Option<Window> {
+        if self.read_along == ReadAlong::No {
+            self.hand_over();
+            return None;
+        }
+        self.done = true;
+        if let Some(leader) = self.held.leader.take() {
+            leader.land(shared::Answer::Told(self.told.clone()));
+        }
+        let recording = self.recording.clone();
+        let max_bytes = self.config.policy.max_body_bytes;
+        let stall_timeout = self.config.waiting.stall_timeout;
+        // With what it was to tell others: those who wait have that by now.
+        drop(self);
+        Window::on(recording, max_bytes, stall_timeout)
     }
 
     /// The body's requester goes on with the body itself.
     pub(crate) fn hand_over(mut self) {
         self.done = true;
-        self.told.recording.hand_over();
+        self.held.refuse();
+        self.recording.hand_over();
     }
 
     pub(crate) fn broken(mut self, error: BodyError) {
         self.done = true;
-        self.told.recording.break_off(error);
+        self.recording.break_off(error);
         self.held.fail();
     }
 
     /// Records what is stored already, under the key at which it was found: it is stored anew, in place of that.
     pub(crate) fn renew(mut self, stored: &Arc<Entry>, found: KeyBytes) {
         self.renewed = Some((found, stored.clone()));
-        if !stored.body.is_empty() {
-            self.data(&stored.body, true);
+        if let Some(messages) = &mut self.messages {
+            messages.push(&stored.body);
         }
+        self.recording.hold_back_stored(&stored.body);
         self.end(stored.trailers.as_deref().cloned());
     }
 
@@ -338,7 +412,7 @@ impl Recorder {
             self.held.rest();
         }
         self.held.put_off();
-        self.told.recording.finish(trailers);
+        self.recording.finish(trailers);
         if cut_short || call_failed {
             self.held.fail();
         } else if late {
@@ -350,7 +424,7 @@ impl Recorder {
 
     /// Shorter or longer than announced, nobody knows what is missing.
     fn is_as_long_as_announced(&self) -> bool {
-        let bytes = self.told.recording.bytes() as u64;
+        let bytes = self.recording.bytes() as u64;
         let mut announced = self.announced.iter().flatten();
         announced.all(|&length| length == bytes)
     }
@@ -362,7 +436,7 @@ impl Recorder {
         if !shared.purges.may_store(birth, &self.told.tags) {
             return false;
         }
-        let recording = &self.told.recording;
+        let recording = &self.recording;
         let policy = &self.config.policy;
         let (mut head, body) = (self.told.head.clone(), recording.to_bytes());
         if !self.is_accepted(&body) {
@@ -455,7 +529,7 @@ impl Drop for Recorder {
         if all_came && !trailers_follow && self.messages.is_none() && !std::thread::panicking() {
             self.end(None);
         } else {
-            self.told.recording.break_off(BodyError::cut_short());
+            self.recording.break_off(BodyError::cut_short());
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     entry::Head,
     explanation::Explanation,
     flight::Flights,
-    recording::Recording,
+    recording::{Budget, Invitation},
     status::Reason,
     store::{Memory, Searches},
     tags::{Birth, PurgeClock},
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) flights: Arc<Flights<Answer>>,
     pub(crate) refusals: Refusals,
     pub(crate) counters: Counters,
+    /// What bodies under way may hold.
+    pub(crate) budget: Arc<Budget>,
     /// The application's name for its cache, and the version of what it stores.
     pub(crate) namespace: [Box<str>; 2],
     fills: Arc<Semaphore>,
@@ -61,7 +63,7 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) head: Head,
-    pub(crate) recording: Arc<Recording>,
+    pub(crate) recording: Invitation,
     pub(crate) tags: Box<[u64]>,
     /// Held by all who may still be given the response: no mark that concerns it is dropped meanwhile.
     pub(crate) in_flight: InFlight,
@@ -138,6 +140,8 @@ pub(crate) struct Limits {
     pub(crate) max_concurrent_fills: usize,
     pub(crate) max_concurrent_refreshes: usize,
     pub(crate) max_refusals: usize,
+    /// `None` for the default, which depends on the others.
+    pub(crate) max_recording_bytes: Option<u64>,
 }
 
 impl Default for Limits {
@@ -148,6 +152,7 @@ impl Default for Limits {
             max_concurrent_fills: 1024,
             max_concurrent_refreshes: 64,
             max_refusals: 10_000,
+            max_recording_bytes: None,
         }
     }
 }
@@ -161,6 +166,7 @@ impl Shared {
             flights: Flights::new(),
             refusals: Refusals::new(limits.max_refusals),
             counters: Counters::default(),
+            budget: Budget::new(limits.max_recording_bytes, limits.max_bytes),
             namespace: namespace.map(Into::into),
             fills: places(limits.max_concurrent_fills),
             refreshes: places(limits.max_concurrent_refreshes),

@@ -494,10 +494,15 @@ reasons! {
     Vary = "vary",
     /// The response is a stream of events.
     EventStream = "event-stream",
+    /// The response is a stream, by its media type (such as `application/x-ndjson` or `multipart/x-mixed-replace`, or audio and video
+    /// without a length) or because it says `X-Accel-Buffering: no`.
+    Stream = "stream",
     /// The response's `Content-Length` cannot be read.
     ContentLength = "content-length",
     /// The response is larger than what is stored.
     TooLarge = "too-large",
+    /// The bodies under way hold as much memory as they may, so that this one is not recorded.
+    RecordingBudget = "recording-budget",
     /// The response's lifetime is zero.
     NoLifetime = "no-lifetime",
     /// The call failed, by its gRPC status.

@@ -436,7 +436,7 @@ fn text(trace: &[Seen]) -> Vec<u8> {
 
 // Invariants 25, 49.
 #[tokio::test(start_paused = true)]
-async fn followers_read_along_from_the_start_if_the_length_is_known_and_wait_for_the_end_if_not() {
+async fn followers_read_along_from_the_start_whether_or_not_the_length_is_known() {
     for length in LENGTHS {
         let (made, probe) = (
             Made::new(length, ten_chunks()).announced(1000),
@@ -458,12 +458,8 @@ async fn followers_read_along_from_the_start_if_the_length_is_known_and_wait_for
         );
         assert!(text(&leader) == text(&early) && text(&leader) == text(&late));
         assert_eq!(probe.calls(), 1, "{length:?}");
-        if length == Length::Unknown {
-            assert_eq!((times(&early), times(&late)), (vec![500], vec![500]));
-        } else {
-            assert_eq!(times(&early), times(&leader), "{length:?}");
-            assert_eq!(times(&late), [275, 300, 350, 400, 450, 500], "{length:?}");
-        }
+        assert_eq!(times(&early), times(&leader), "{length:?}");
+        assert_eq!(times(&late), [275, 300, 350, 400, 450, 500], "{length:?}");
     }
 }
 

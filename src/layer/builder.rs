@@ -471,6 +471,9 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// A `Range` of a response that turns out not to be storable is cut out of the body as it comes in, if at most this many bytes
     /// precede it. Otherwise the inner service is called once more, with the client's own fields.
     ///
+    /// Where several requests read a body whose length is not known, and it turns out to be longer, those who read go on with it through a
+    /// shared window of this size; see [`stall_timeout`](Self::stall_timeout). Later requests do not join them.
+    ///
     /// # Examples
     ///
     /// ```
@@ -623,6 +626,24 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
+    /// For how long a client that has stopped reading may hold up others that read the same body, once that is longer than
+    /// [`max_body_bytes`](Self::max_body_bytes), takes longer than [`fill_timeout`](Self::fill_timeout), or finds the handle's
+    /// [`max_recording_bytes`](crate::CacheHandleBuilder::max_recording_bytes) exhausted. Then its body ends with a
+    /// [`BodyError`](crate::BodyError), and the others go on. A client that reads alone may take as long as it likes, as without a cache.
+    /// Defaults to 5 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::builder().stall_timeout(Duration::from_secs(2)).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.waiting.stall_timeout = timeout;
+        self
+    }
+
     /// How many requests may wait for one answer. Any more get what is stored and stale, if they may, or call the inner
     /// service, if there is a place, and store nothing; else they get 503. Defaults to 10,000.
     ///
@@ -728,6 +749,7 @@ where
     if builder.policy.no_vary_search {
         shared.searches.heed();
     }
+    shared.budget.fit(builder.policy.max_body_bytes);
     let [namespace, version] = &shared.namespace;
     let prefix = KeyPrefix::new(namespace, version, builder.name.as_deref(), shared.number());
     let (selection, body) = builder.key.into_parts();

@@ -9,11 +9,11 @@ use http::{HeaderMap, StatusCode, header, response};
 use http_body::SizeHint;
 use tokio::time::Instant;
 
-use super::{Policy, ResponseDirectives, groups};
+use super::{Policy, ResponseDirectives, groups, stream::stream};
 use crate::{
     entry::{Entry, Head},
     field::{NoVarySearch, ResponseControl, retain},
-    grpc::{content_type_starts_with, is_grpc},
+    grpc::is_grpc,
     key::{Identity, Selection},
     status::{Reason, ServedStale},
     tags::{Tag, TagNames, Tags, scope::Gathered},
@@ -119,9 +119,6 @@ impl Policy {
         let vary = Vary::of(headers, asked, any_order, |name| {
             candidate.selection.settles(name, encoded)
         })?;
-        if content_type_starts_with(headers, b"text/event-stream") {
-            return Err(Reason::EventStream);
-        }
         let grpc = is_grpc(headers);
         // An answer to a call that is no gRPC (a proxy's page) is a failure in another form.
         let answers_call = is_grpc(candidate.request_headers);
@@ -129,6 +126,9 @@ impl Policy {
             return Err(Reason::GrpcStatus);
         }
         let content_length = content_length(headers)?;
+        if let Some(reason) = stream(headers, content_length, candidate.body) {
+            return Err(reason);
+        }
         let length = content_length
             .or(candidate.body.exact())
             .unwrap_or_else(|| candidate.body.lower());

@@ -5,6 +5,7 @@ mod directives;
 mod groups;
 mod judge;
 mod shape;
+mod stream;
 mod tag_header;
 mod terms;
 

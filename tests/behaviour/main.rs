@@ -14,6 +14,7 @@ mod fragments;
 mod grpc;
 mod invalidation;
 mod ranges;
+mod recordings;
 mod revalidation;
 mod scopes;
 mod sealing;
