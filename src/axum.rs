@@ -8,14 +8,15 @@ use axum_core::{
 };
 use http::request::Parts;
 
-use crate::tags::{CacheScope, Tags};
+use crate::tags::{CacheScope, Tags, scope};
 
-/// Outside a fill, a scope that records nothing.
+/// Where the request bypasses the cache, a scope that records nothing; outside any cache layer, one whose calls are noticed as lost.
 impl<S: Sync> FromRequestParts<S> for CacheScope {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+        let own = parts.extensions.get::<Self>().cloned();
+        Ok(own.unwrap_or_else(scope::current))
     }
 }
 

@@ -20,7 +20,10 @@ use crate::{
     recorder::{Record, Recorder},
     recording::{Reader, Step},
     status::CacheStatus,
-    tags::{CacheScope, scope},
+    tags::{
+        CacheScope, PendingPart,
+        scope::{self, in_bypass},
+    },
 };
 
 /// The body of a response that came through the cache: stored, still coming in, or the inner service's own.
@@ -46,6 +49,8 @@ use crate::{
 pub struct ResponseBody<B> {
     #[pin]
     kind: Kind<B>,
+    /// The page that it is part of, if that is still to hear of its end.
+    part: Option<Box<PendingPart>>,
 }
 
 /// The inner service's own response, which the conditions and ranges of its requester are still to be applied to.
@@ -112,40 +117,37 @@ pub(crate) struct Rest<B> {
 }
 
 impl<B> ResponseBody<B> {
+    fn of(kind: Kind<B>) -> Self {
+        Self { kind, part: None }
+    }
+
     pub(crate) fn empty() -> Self {
-        Self { kind: Kind::Empty }
+        Self::of(Kind::Empty)
     }
 
     /// Nothing, where that says nothing of what there would be.
     pub(crate) fn withheld() -> Self {
-        Self {
-            kind: Kind::Withheld,
-        }
+        Self::of(Kind::Withheld)
     }
 
     pub(crate) fn stored(entry: &Entry) -> Self {
-        let kind = Kind::Stored {
+        Self::of(Kind::Stored {
             data: entry.body.clone(),
             trailers: entry.trailers.as_deref().cloned(),
             length_known: entry.length_known,
-        };
-        Self { kind }
+        })
     }
 
     pub(crate) fn parts(frames: impl IntoIterator<Item = Bytes>) -> Self {
         let frames = frames.into_iter().filter(|data| !data.is_empty()).collect();
-        Self {
-            kind: Kind::Parts { frames },
-        }
+        Self::of(Kind::Parts { frames })
     }
 
     pub(crate) fn passed(body: B) -> Self {
-        Self {
-            kind: Kind::Passed {
-                body,
-                unshaped: None,
-            },
-        }
+        Self::of(Kind::Passed {
+            body,
+            unshaped: None,
+        })
     }
 
     /// Marks the inner service's own body as one that is still to be shaped for its requester.
@@ -157,24 +159,19 @@ impl<B> ResponseBody<B> {
     }
 
     pub(crate) fn recorded(body: B, recorder: Box<Recorder>, scope: CacheScope) -> Self {
-        let kind = Kind::Recorded {
+        Self::of(Kind::Recorded {
             body,
             recorder: Some(recorder),
             scope,
-        };
-        Self { kind }
+        })
     }
 
     pub(crate) fn followed(reader: Reader) -> Self {
-        Self {
-            kind: Kind::Followed { reader },
-        }
+        Self::of(Kind::Followed { reader })
     }
 
     pub(crate) fn led(reader: Reader, rest: oneshot::Receiver<Rest<B>>) -> Self {
-        Self {
-            kind: Kind::Led { reader, rest },
-        }
+        Self::of(Kind::Led { reader, rest })
     }
 
     /// Whether it is the inner service's own, which is left as it is.
@@ -200,19 +197,18 @@ impl<B> ResponseBody<B> {
 
     /// These bytes of it, and no trailers.
     pub(crate) fn cut(self, range: &Range<u64>) -> Self {
-        let kind = match self.kind {
+        Self::of(match self.kind {
             Kind::Stored { data, .. } => Kind::Stored {
                 data: data.slice(index(range.start)..index(range.end)),
                 trailers: None,
                 length_known: true,
             },
             kind => Kind::Window {
-                whole: Box::pin(Self { kind }),
+                whole: Box::pin(Self { kind, ..self }),
                 skip: range.start,
                 left: range.end - range.start,
             },
-        };
-        Self { kind }
+        })
     }
 
     /// What its requester would record as it reads it, if that is so.
@@ -224,7 +220,7 @@ impl<B> ResponseBody<B> {
                 recorder: Some(recorder),
                 scope,
             } => Ok((body, recorder, scope)),
-            kind => Err(Self { kind }),
+            kind => Err(Self { kind, ..self }),
         }
     }
 }
@@ -243,6 +239,16 @@ impl<B: Body> Rest<B> {
 }
 
 impl<B: Body> ResponseBody<B> {
+    /// Lets the page that it is part of hear of its end.
+    pub(crate) fn part(mut self, pending: PendingPart) -> Self {
+        if self.kind.is_end_stream() {
+            pending.end();
+        } else {
+            self.part = Some(Box::new(pending));
+        }
+        self
+    }
+
     /// The length of the whole, if it is told, or if all of it is there. Of a body of which nothing was read yet.
     pub(crate) fn whole_length(&self) -> Option<u64> {
         match &self.kind {
@@ -278,79 +284,24 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut kind = self.project().kind;
-        loop {
-            match kind.as_mut().project() {
-                KindProjection::Empty | KindProjection::Withheld => return Poll::Ready(None),
-                KindProjection::Stored { data, trailers, .. } => {
-                    if !data.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
-                    }
-                    return Poll::Ready(
-                        trailers
-                            .take()
-                            .map(|trailers| Ok(Frame::trailers(trailers))),
-                    );
-                }
-                KindProjection::Parts { frames } => {
-                    let next = frames.pop_front();
-                    return Poll::Ready(next.map(|data| Ok(Frame::data(data))));
-                }
-                KindProjection::Window { whole, skip, left } => {
-                    let frame = ready!(poll_window(whole.as_mut(), skip, left, cx));
-                    if *left == 0 {
-                        // Nobody reads the rest.
-                        kind.set(Kind::Empty);
-                    }
-                    return Poll::Ready(frame);
-                }
-                KindProjection::Passed { body, .. } => return poll_inner(body, cx),
-                KindProjection::Recorded {
-                    body,
-                    recorder,
-                    scope,
-                } => {
-                    // Code in the body belongs to the fill, as the handler did.
-                    let mut body = body;
-                    let frame = ready!(
-                        scope::CURRENT.sync_scope(scope.clone(), || poll_inner(body.as_mut(), cx))
-                    );
-                    record(recorder, &frame, body.is_end_stream());
-                    return Poll::Ready(frame);
-                }
-                KindProjection::Rest(rest) => {
-                    if let Some(data) = rest.data.take() {
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    }
-                    return poll_inner(rest.body.as_mut(), cx);
-                }
-                KindProjection::Followed { reader } => {
-                    let frame = ready!(reader.poll_step(cx).map(frame_of));
-                    return Poll::Ready(without_the_leaders(frame, reader.kept_back()));
-                }
-                KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
-                    Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
-                        Ok(rest) => kind.set(Kind::Rest(rest)),
-                        Err(_) => return Poll::Ready(Some(Err(BodyError::cut_short()))),
-                    },
-                    step => return Poll::Ready(frame_of(step)),
-                },
+        let mut this = self.project();
+        let own = this.part.as_ref().and_then(|part| part.scope());
+        let frame = ready!(poll_kind(this.kind.as_mut(), own, cx));
+        if this.part.is_some() {
+            let is_broken = matches!(frame, Some(Err(_)));
+            let is_over = frame.is_none() || this.kind.is_end_stream();
+            match this.part.take() {
+                // Dropped: nobody knows what it depends on.
+                Some(_) if is_broken => {}
+                Some(part) if is_over => part.end(),
+                part => *this.part = part,
             }
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Empty | Kind::Withheld => true,
-            Kind::Stored { data, trailers, .. } => data.is_empty() && trailers.is_none(),
-            Kind::Parts { frames } => frames.is_empty(),
-            Kind::Window { left, .. } => *left == 0,
-            Kind::Passed { body, .. } => body.is_end_stream(),
-            Kind::Rest(rest) => rest.data.is_none() && rest.body.is_end_stream(),
-            // Not before the recorder has seen the end: who is told that there is no more will not ask.
-            Kind::Recorded { body, recorder, .. } => recorder.is_none() && body.is_end_stream(),
-            Kind::Followed { reader } | Kind::Led { reader, .. } => reader.is_end_stream(),
-        }
+        self.kind.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -381,7 +332,95 @@ where
     }
 }
 
+impl<B: Body> Kind<B> {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Withheld => true,
+            Self::Stored { data, trailers, .. } => data.is_empty() && trailers.is_none(),
+            Self::Parts { frames } => frames.is_empty(),
+            Self::Window { left, .. } => *left == 0,
+            Self::Passed { body, .. } => body.is_end_stream(),
+            Self::Rest(rest) => rest.data.is_none() && rest.body.is_end_stream(),
+            // Not before the recorder has seen the end: who is told that there is no more will not ask.
+            Self::Recorded { body, recorder, .. } => recorder.is_none() && body.is_end_stream(),
+            Self::Followed { reader } | Self::Led { reader, .. } => reader.is_end_stream(),
+        }
+    }
+}
+
 type Polled = Option<Result<Frame<Bytes>, BodyError>>;
+
+/// The next frame. The inner service's own code runs in the scope of the part that the body is, if it is one.
+fn poll_kind<B>(
+    mut kind: Pin<&mut Kind<B>>,
+    own: Option<&CacheScope>,
+    cx: &mut Context<'_>,
+) -> Poll<Polled>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    loop {
+        match kind.as_mut().project() {
+            KindProjection::Empty | KindProjection::Withheld => return Poll::Ready(None),
+            KindProjection::Stored { data, trailers, .. } => {
+                if !data.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
+                }
+                return Poll::Ready(
+                    trailers
+                        .take()
+                        .map(|trailers| Ok(Frame::trailers(trailers))),
+                );
+            }
+            KindProjection::Parts { frames } => {
+                let next = frames.pop_front();
+                return Poll::Ready(next.map(|data| Ok(Frame::data(data))));
+            }
+            KindProjection::Window { whole, skip, left } => {
+                let frame = ready!(poll_window(whole.as_mut(), skip, left, cx));
+                if *left == 0 {
+                    // Nobody reads the rest.
+                    kind.set(Kind::Empty);
+                }
+                return Poll::Ready(frame);
+            }
+            KindProjection::Passed { body, .. } => {
+                return in_bypass(own, || poll_inner(body, cx));
+            }
+            KindProjection::Recorded {
+                body,
+                recorder,
+                scope,
+            } => {
+                // Code in the body belongs to the fill, as the handler did.
+                let mut body = body;
+                let frame = ready!(
+                    scope::CURRENT.sync_scope(scope.clone(), || poll_inner(body.as_mut(), cx))
+                );
+                record(recorder, &frame, body.is_end_stream());
+                return Poll::Ready(frame);
+            }
+            KindProjection::Rest(rest) => {
+                if let Some(data) = rest.data.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                return in_bypass(own, || poll_inner(rest.body.as_mut(), cx));
+            }
+            KindProjection::Followed { reader } => {
+                let frame = ready!(reader.poll_step(cx).map(frame_of));
+                return Poll::Ready(without_the_leaders(frame, reader.kept_back()));
+            }
+            KindProjection::Led { reader, rest } => match ready!(reader.poll_step(cx)) {
+                Step::HandedOver => match ready!(Pin::new(rest).poll(cx)) {
+                    Ok(rest) => kind.set(Kind::Rest(rest)),
+                    Err(_) => return Poll::Ready(Some(Err(BodyError::cut_short()))),
+                },
+                step => return Poll::Ready(frame_of(step)),
+            },
+        }
+    }
+}
 
 fn poll_inner<B>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Polled>
 where

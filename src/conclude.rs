@@ -21,7 +21,7 @@ use crate::{
     shared::{self, InFlight, count},
     status::{CacheStatus, Reason},
     store::Slot,
-    tags::{CacheScope, TagNames, Tags, scope::Within},
+    tags::{CacheScope, Part, TagHash, Tags},
 };
 
 /// What a call of the inner service came to: when it was born, and its response.
@@ -62,7 +62,7 @@ impl Errand {
             Ok(Ok((in_flight, response))) if in_time => {
                 self.judge(asked, scope, in_flight, response)
             }
-            Ok(Ok((_, response))) => Concluded::Passed(self.passed(response, Reason::FillTimeout)),
+            Ok(Ok((_, response))) => self.let_pass(&asked, &scope, response, Reason::FillTimeout),
             Ok(Err(error)) => {
                 self.held.fail();
                 Concluded::Failed(error)
@@ -101,20 +101,24 @@ impl Errand {
         }
         if self.is_head {
             let response = Response::from_parts(parts, body);
-            return Concluded::Passed(self.passed(response, Reason::Head));
+            return self.let_pass(&asked, &scope, response, Reason::Head);
         }
         let hint = body.size_hint();
         let verdict = match self.verdict(&asked, &scope, &parts, &hint, None) {
             Ok(verdict) => verdict,
             Err(panic) => return self.panicked(panic),
         };
+        let is_unknown = self.is_unknown(&scope);
         let (plan, reason) = match verdict {
+            Verdict::Store(_) | Verdict::Share(..) if is_unknown => {
+                return self.of_unknown_parts(Response::from_parts(parts, body));
+            }
             Verdict::Store(plan) => {
                 let reason = self.over_budget(&plan, &hint);
                 (plan, reason)
             }
             Verdict::Share(plan, reason) => (plan, Some(reason)),
-            Verdict::Failed(Some(plan)) if self.held.is_second_opinion() => {
+            Verdict::Failed(Some(plan)) if self.held.is_second_opinion() && !is_unknown => {
                 (plan, Some(Reason::Status))
             }
             Verdict::Failed(_) => {
@@ -156,11 +160,11 @@ impl Errand {
         let tags = self.hashes(&plan);
         let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
         let mut head = self.labelled(Response::from_parts(head, ()), reason);
-        if self.is_nested {
-            head.extensions_mut().insert(Within {
-                tags: Some(TagNames::new(&plan.tags)),
-                at_most: plan.head.at_most,
+        if let Some(part) = self.part.take() {
+            head.extensions_mut().insert(Part {
+                marks: Some((self.config.shared.purges.clone(), tags.clone())),
                 do_not_store: reason.is_some(),
+                ..part
             });
         }
         let selection = &self.config.selection;
@@ -251,8 +255,12 @@ impl Errand {
                 self.held.hand_over();
                 self.config.policy.strip(&mut parts.headers);
                 let mut head = self.labelled(Response::from_parts(parts, ()), Some(reason));
-                if self.is_nested {
-                    head.extensions_mut().insert(Within::unknown());
+                if let Some(part) = self.part.take().filter(|_| is_same) {
+                    let do_not_store = true;
+                    head.extensions_mut().insert(Part {
+                        do_not_store,
+                        ..part
+                    });
                 }
                 return Concluded::Passed(head.map(|()| ResponseBody::stored(stored)));
             }
@@ -265,8 +273,8 @@ impl Errand {
     }
 
     /// The answer to a HEAD, which tells of what is stored whether it is still so (RFC 9111 §4.3.5).
-    fn head<B, E>(
-        self,
+    fn head<B: Body, E>(
+        mut self,
         asked: &Sent,
         scope: CacheScope,
         in_flight: InFlight,
@@ -285,7 +293,7 @@ impl Errand {
         // What has no validator may be another each time: it is not renewed.
         if !is_ok || !is_told_of || !stored.has_validator() {
             let response = Response::from_parts(parts, body);
-            return Concluded::Passed(self.passed(response, Reason::Head));
+            return self.let_pass(asked, &scope, response, Reason::Head);
         }
         let (updated, hint) = stored.updated_by(parts);
         let planned = match self.verdict(asked, &scope, &updated, &hint, Some(stored)) {
@@ -342,13 +350,25 @@ impl Errand {
 
     /// What is to become of a response. The application has a say in it, and may panic.
     fn verdict(
-        &self,
+        &mut self,
         asked: &Sent,
         scope: &CacheScope,
         response: &response::Parts,
         body: &SizeHint,
         renewed: Option<&Entry>,
     ) -> Result<Verdict, Panic> {
+        let policy = &self.config.policy;
+        let purges = &self.config.shared.purges;
+        let mut gathered = scope.close();
+        if purges.mutants.has(Mutant::PartsForgotten) {
+            gathered.parts = Default::default();
+        }
+        self.inherited = gathered.parts.marks(purges);
+        self.inherited
+            .extend(renewed.iter().flat_map(|entry| entry.stamp.tags()));
+        if self.inherited.len() > policy.max_inherited_marks() {
+            return Ok(Verdict::Keep(Reason::TooManyTags));
+        }
         let candidate = Candidate {
             identity: self.identity,
             selection: &self.config.selection,
@@ -357,20 +377,67 @@ impl Errand {
             request_tags: asked.tags.clone(),
             renewed,
             response,
-            gathered: scope.close(),
+            gathered,
             body,
             received: Instant::now(),
             at: SystemTime::now(),
             delay: asked.at.elapsed(),
             replaces_good: self.replaces_good(),
             is_post: self.is_post,
+            is_of_uncached_method: false,
             origin: asked.origin.clone(),
         };
-        catch(|| self.config.policy.judge(candidate))
+        let is_nested = self.is_nested;
+        let (verdict, part) = catch(|| {
+            let verdict = policy.judge(&candidate);
+            let part = is_nested.then(|| policy.part(&candidate, &verdict));
+            (verdict, part.flatten())
+        })?;
+        self.part = part.map(|part| {
+            let names = part.tags.iter().map(|tag| purges.hash_tag(tag));
+            let own = [self.keys.request, self.keys.target];
+            let marks = names.chain(own).chain(self.inherited.iter().copied());
+            Part {
+                marks: Some((purges.clone(), marks.collect())),
+                scope: Some(scope.clone()),
+                ..part
+            }
+        });
+        Ok(verdict)
+    }
+
+    /// Whether the response is made of one of which nobody knows what it depends on.
+    fn is_unknown(&self, scope: &CacheScope) -> bool {
+        let mutants = &self.config.shared.purges.mutants;
+        scope.has_unknown_part() && !mutants.has(Mutant::UnknownPartsStored)
+    }
+
+    /// The response is its requester's alone, as a failure is: the next one may be made of parts that are known.
+    fn of_unknown_parts<B, E>(mut self, response: Response<B>) -> Concluded<B, E> {
+        self.held.fail();
+        self.part = None;
+        Concluded::Passed(self.passed(response, Reason::UnknownPart))
+    }
+
+    /// The response goes to its requester as it is. Is it part of another, that one hears of it all the same.
+    fn let_pass<B: Body, E>(
+        &mut self,
+        asked: &Sent,
+        scope: &CacheScope,
+        response: Response<B>,
+        reason: Reason,
+    ) -> Concluded<B, E> {
+        let (parts, body) = response.into_parts();
+        if self.is_nested {
+            // Where it panics, nothing is known of it.
+            let _ = self.verdict(asked, scope, &parts, &body.size_hint(), None);
+        }
+        let response = Response::from_parts(parts, body);
+        Concluded::Passed(self.passed(response, reason))
     }
 
     /// What is marked when the response is purged: its tags, its request, and the target of that.
-    fn hashes(&self, plan: &Plan) -> Box<[u64]> {
+    fn hashes(&self, plan: &Plan) -> Box<[TagHash]> {
         let purges = &self.config.shared.purges;
         let tags = plan.tags.iter().map(|tag| purges.hash_tag(tag));
         let of_all_queries = self
@@ -379,9 +446,16 @@ impl Errand {
             .as_ref()
             .filter(|_| plan.head.search.is_some());
         let path = of_all_queries.map(|searched| self.config.path_hash(&searched.path));
-        tags.chain([self.keys.request, self.keys.target])
-            .chain(path)
-            .collect()
+        let own = tags
+            .chain([self.keys.request, self.keys.target])
+            .chain(path);
+        if self.inherited.is_empty() {
+            return own.collect();
+        }
+        let mut all: Vec<_> = own.chain(self.inherited.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.into()
     }
 
     /// The key under which the response is stored: with no more of the query than matters, as it says itself.
@@ -440,7 +514,13 @@ impl Errand {
             let refusals = &self.config.shared.refusals;
             refusals.remember(&self.keys.flight, reason);
         }
-        if self.held.renewal.is_some() && self.config.policy.is_no_more(response) {
+        // Said by the response, or by one that it is made of.
+        let is_withdrawn = matches!(
+            reason,
+            Reason::NoStore | Reason::Private | Reason::NoCache | Reason::CacheControl
+        );
+        let is_no_more = is_withdrawn || self.config.policy.is_no_more(response);
+        if self.held.renewal.is_some() && is_no_more {
             self.end_what_is_stored();
         }
         if response.status == StatusCode::TOO_MANY_REQUESTS {
@@ -472,7 +552,7 @@ impl Errand {
         });
     }
 
-    fn passed<B>(&self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {
+    fn passed<B>(&mut self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {
         self.count_answer();
         let status = CacheStatus::forwarded(self.forward, Some(reason));
         let mut response = reply::passed(&self.config, response, status);
@@ -482,8 +562,8 @@ impl Errand {
             may_repeat: reason != Reason::FillTimeout,
         };
         response = response.map(|body| body.unshaped_as(unshaped));
-        if self.is_nested {
-            response.extensions_mut().insert(Within::unknown());
+        if let Some(part) = self.part.take() {
+            response.extensions_mut().insert(part);
         }
         response
     }

@@ -118,7 +118,7 @@ impl<K> Layered<K> {
         let pinned = |stale| Pinned::new(&self.config.shared, stale, lookup.arrival);
         let pinned = stale.and_then(pinned).map(Arc::new);
         let falls_back = pinned.is_some_and(|pinned| {
-            Fallback::new(&self.config, &pinned, &Method::GET, None, None).is_some()
+            Fallback::new(&self.config, &pinned, &Method::GET, false, None).is_some()
         });
         if let Some(reason) = known.refused.filter(|_| !falls_back) {
             return Decision::SideBySide(reason);

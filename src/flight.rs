@@ -238,6 +238,11 @@ impl<T: Clone> Leader<T> {
         }
     }
 
+    /// Takes the flight out of the table: nobody joins it any more. Its followers still get what is published.
+    pub(crate) fn unlink(&self) {
+        self.place.iter().for_each(Place::unlink);
+    }
+
     /// Publishes the answer, and ends the flight.
     pub(crate) fn land(mut self, answer: T) {
         self.end(Signal::Answer(answer));
@@ -270,7 +275,7 @@ impl<T: Clone> Leader<T> {
         let Some(place) = self.place.take() else {
             return;
         };
-        place.with_seat(|shard, key| match shard.get_mut(key) {
+        let is_in_the_table = place.with_seat(|shard, key| match shard.get_mut(key) {
             Some(seat) if seat.waiters > 0 => {
                 seat.led = false;
                 seat.born.store(0, Ordering::Release);
@@ -282,6 +287,10 @@ impl<T: Clone> Leader<T> {
                 shard.remove(key);
             }
         });
+        if is_in_the_table.is_none() {
+            // It was taken out already: nobody can take the lead there any more.
+            place.signal.send_replace(Signal::Over);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     reply::passed,
     shared::count,
     status::{CacheStatus, Reason},
+    tags::scope::in_bypass,
 };
 
 /// The future of a response that comes through the cache.
@@ -93,6 +94,7 @@ where
         }
     }
 
+    /// A request that bypasses the cache, outside any fill.
     pub(crate) fn pass(
         inner: S,
         (parts, body): (request::Parts, ReqB),
@@ -139,7 +141,7 @@ where
                 reason,
                 invalidation,
             } => {
-                let called = ready!(call.poll(cx));
+                let called = ready!(in_bypass(None, || call.poll(cx)));
                 let invalidation = invalidation.take();
                 let response = called?;
                 if let Some(invalidation) = invalidation {

@@ -15,7 +15,7 @@ use crate::{
     explanation::Explanation,
     purge::{Purge, PurgeGuard},
     shared::{Limits, Shared},
-    tags::{Tagged, Targets},
+    tags::{Tagged, Targets, scope},
     warm::Warming,
 };
 
@@ -307,6 +307,7 @@ impl CacheHandle {
             refusals: shared.refusals.len(),
             recording_bytes: shared.budget.held(),
             unrecorded: shared.budget.exceeded(),
+            scope_calls_outside: scope::calls_outside(),
         }
     }
 }
@@ -387,6 +388,9 @@ pub struct Stats {
     /// How many bodies were not recorded to their end, and so not stored, because the bodies under way held as much as they may
     /// ([`Reason::RecordingBudget`](crate::Reason::RecordingBudget)).
     pub unrecorded: u64,
+    /// How many calls of [`scope`](crate::scope)'s functions were made outside any request that passed a cache layer, in this process:
+    /// their tags are lost. See [`scope::calls_outside`](crate::scope::calls_outside).
+    pub scope_calls_outside: u64,
 }
 
 /// Builds a [`CacheHandle`].

@@ -71,6 +71,7 @@ mod anew;
 mod axum;
 mod behind;
 mod body;
+mod bypass;
 mod caught;
 mod clock;
 mod conclude;

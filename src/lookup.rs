@@ -411,7 +411,7 @@ impl Lookup {
             return true;
         };
         let by_the_same_rule = told.head.search.as_ref() == Some(&search.rule);
-        by_the_same_rule || told.tags.contains(&self.request_hash(config))
+        by_the_same_rule || told.request == self.request_hash(config)
     }
 
     /// Whether no purge came between the call of its handler and this request.

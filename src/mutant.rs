@@ -17,6 +17,10 @@ pub(crate) enum Mutant {
     SweepNotNoticed,
     /// What the inner service says has not changed is stored anew, though it was purged meanwhile.
     RenewedThoughPurged,
+    /// A page does not hear of the parts that it is made of.
+    PartsForgotten,
+    /// A page is stored although it is not known what its parts depend on.
+    UnknownPartsStored,
     /// A sweep drops the mark of a soft purge, and does not note with the response that it is stale.
     SoftMarkForgotten,
 }

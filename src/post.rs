@@ -19,10 +19,7 @@ use crate::{
     reply,
     shared::count,
     status::{CacheStatus, Forward, Reason},
-    tags::{
-        CacheScope, Tags,
-        scope::{self, Within},
-    },
+    tags::{CacheScope, Tags, scope},
 };
 
 /// A POST on its way to the inner service, and the GET that its answer may be for.
@@ -75,11 +72,7 @@ impl<S, ReqB> Post<S, ReqB> {
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(scope.clone());
         let call = inner.call(request);
-        let mut response = scope::CURRENT.scope(scope.clone(), call).await?;
-        // What a layer further in has learnt of it.
-        if let Some(within) = response.extensions_mut().remove::<Within>() {
-            scope.hear(&within);
-        }
+        let response = scope::CURRENT.scope(scope.clone(), call).await?;
         let (status, headers) = (response.status(), response.headers());
         let purged = invalidation.and_then(|own| own.answered(status, headers));
         // What it has purged itself is older than it. Had anything else been purged since it was sent, nobody could tell.
@@ -88,8 +81,6 @@ impl<S, ReqB> Post<S, ReqB> {
         let get = get.filter(|get| is_newest && get.is_answered_by(&response));
         let Some(get) = get else {
             count(&config.shared.counters.bypasses);
-            // A layer further out knows none of its tags.
-            response.extensions_mut().insert(Within::unknown());
             let status = CacheStatus::bypass(Reason::Method);
             return Ok(reply::passed(&config, response, status));
         };
@@ -169,8 +160,9 @@ impl Get {
             asked: None,
             anew: None,
             known_tags: Tags::new(),
-            // A layer further out may store it too.
-            is_nested: true,
+            is_nested: false,
+            part: None,
+            inherited: Vec::new(),
             is_not_modified: false,
             is_post: true,
             held: Held {

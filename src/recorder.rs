@@ -15,6 +15,7 @@ use crate::{
     flight::{Leader, Opinion},
     grpc::{self, Messages},
     key::{Identity, KeyBytes, Reach},
+    mutant::Mutant,
     pinned::Pinned,
     policy::{BodyTag, Plan},
     recording::{Invitation, Recording, Window},
@@ -22,7 +23,7 @@ use crate::{
     shared::{self, InFlight, Keyed, Told, count},
     status::{Forward, Reason},
     store::Replaces,
-    tags::{CacheScope, Stamp, TagNames, Tags},
+    tags::{CacheScope, Part, Stamp, TagHash, TagNames, Tags},
 };
 
 /// The keys of one request.
@@ -75,6 +76,10 @@ pub(crate) struct Errand {
     pub(crate) known_tags: Tags,
     /// It is part of another fill, which has to hear of it.
     pub(crate) is_nested: bool,
+    /// What that takes over from it, once it is evaluated.
+    pub(crate) part: Option<Part>,
+    /// What purges mark of the responses that it is made of, and of what it renews.
+    pub(crate) inherited: Vec<TagHash>,
     /// The inner service has said that what is stored is what it would answer.
     pub(crate) is_not_modified: bool,
     /// The request is a POST, whose answer a GET may have.
@@ -221,6 +226,7 @@ impl Recorder {
             head: plan.head,
             recording: Invitation::to(&answer.recording),
             tags: answer.tags,
+            request: errand.keys.request,
             in_flight: answer.in_flight,
             failed,
         });
@@ -263,9 +269,10 @@ impl Recorder {
         }
     }
 
-    /// The body is not there at once: those who wait for the response get it now, and read along.
+    /// The body is not there at once: those who wait for the response get it now, and read along. A response that is made of others
+    /// waits until these are known, since it may turn out to be for its requester alone.
     pub(crate) fn let_read_along(&mut self) {
-        if self.read_along != ReadAlong::MayBegin {
+        if self.read_along != ReadAlong::MayBegin || !self.scope.knows_its_parts() {
             return;
         }
         if let Some(leader) = &mut self.held.leader {
@@ -299,6 +306,9 @@ impl Recorder {
             refusals.remember(&self.keys.flight, Reason::TooLarge);
             self.settle();
             return Record::Stop(data);
+        }
+        if !is_last && !self.store && self.completes(&data) {
+            self.close();
         }
         let added = if is_last {
             self.recording.hold_back(data)
@@ -349,6 +359,13 @@ impl Recorder {
             self.hand_over();
             return None;
         }
+        if self.read_along == ReadAlong::MayBegin && !self.scope.knows_its_parts() {
+            // Nobody else may have it: one of those who wait takes the lead.
+            self.done = true;
+            self.held.fail();
+            self.recording.hand_over();
+            return None;
+        }
         self.done = true;
         if let Some(leader) = self.held.leader.take() {
             leader.land(shared::Answer::Told(self.told.clone()));
@@ -370,8 +387,9 @@ impl Recorder {
 
     pub(crate) fn broken(mut self, error: BodyError) {
         self.done = true;
-        self.recording.break_off(error);
+        // Unlinked first: a request that comes after its requester was told of the break joins nothing.
         self.held.fail();
+        self.recording.break_off(error);
     }
 
     /// Records what is stored already, under the key at which it was found: it is stored anew, in place of that.
@@ -398,7 +416,11 @@ impl Recorder {
         let cut_short = !self.is_as_long_as_announced();
         // The tags are not all known, so that nobody can say whether it was purged.
         let late = self.scope.was_late();
-        if self.store && !cut_short && !call_failed && !late {
+        let mutants = &self.config.shared.purges.mutants;
+        let is_known = self.scope.knows_its_parts() || mutants.has(Mutant::UnknownPartsStored);
+        self.scope.end();
+        let failed = cut_short || call_failed || !is_known;
+        if self.store && !failed && !late {
             // Stored before the end is told and the flight is over: who asks then finds the one or the other.
             if self.put(trailers.clone()) {
                 self.held
@@ -408,18 +430,33 @@ impl Recorder {
                     .for_each(Renewal::succeed);
             }
         }
-        if !cut_short && !call_failed {
+        if !failed {
             self.held.rest();
         }
         self.held.put_off();
-        self.recording.finish(trailers);
-        if cut_short || call_failed {
+        // Unlinked before the end can be read: a request that comes after its requester has read all of it joins nothing.
+        if failed {
             self.held.fail();
         } else if late {
             self.refuse(Reason::LateScope);
         } else if let Some(leader) = self.held.leader.take() {
             leader.land(shared::Answer::Told(self.told.clone()));
         }
+        self.recording.finish(trailers);
+    }
+
+    /// Whether these data bring the body to its announced length. Readers may take it for whole then, without waiting for its end.
+    fn completes(&self, data: &Bytes) -> bool {
+        let bytes = (self.recording.bytes() + data.len()) as u64;
+        self.announced
+            .iter()
+            .flatten()
+            .any(|&length| length <= bytes)
+    }
+
+    /// Nobody joins any more. Those who wait already still get what is published.
+    fn close(&mut self) {
+        self.held.leader.iter().for_each(Leader::unlink);
     }
 
     /// Shorter or longer than announced, nobody knows what is missing.
@@ -529,6 +566,9 @@ impl Drop for Recorder {
         if all_came && !trailers_follow && self.messages.is_none() && !std::thread::panicking() {
             self.end(None);
         } else {
+            // In this order: followers look at the renewal, and nobody joins a flight whose end can be read.
+            drop(self.held.renewal.take());
+            drop(self.held.leader.take());
             self.recording.break_off(BodyError::cut_short());
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     lookup::{Hit, Served},
     shared::{Told, count},
     status::{CacheStatus, Forward, Reason, ServedStale},
-    tags::{CacheScope, scope::Within},
+    tags::Part,
 };
 
 /// A stored response. These extensions, emptied, are the response's: those of a request that is over have their memory
@@ -19,19 +19,8 @@ pub(crate) fn hit<B>(
     hit: &Hit,
     method: &Method,
     extensions: Extensions,
-    outer: Option<&CacheScope>,
 ) -> Response<ResponseBody<B>> {
     let entry = &*hit.entry;
-    if let Some(outer) = outer {
-        outer.hear(&Within {
-            tags: Some(entry.tag_names.clone()),
-            at_most: entry
-                .head
-                .at_most
-                .saturating_sub(entry.head.resident(hit.now)),
-            do_not_store: matches!(hit.served, Served::Stale(..)),
-        });
-    }
     if let Some(recorded) = &entry.recorded {
         recorded.count_use();
     }
@@ -61,6 +50,22 @@ pub(crate) fn hit<B>(
     config.report.label(&mut response, status);
     count(counter);
     response
+}
+
+/// What a page takes over from a stored response.
+pub(crate) fn part(config: &Config, hit: &Hit) -> Part {
+    let entry = &*hit.entry;
+    let is_stale = matches!(hit.served, Served::Stale(..));
+    let fresh_until = entry.head.received.checked_add(entry.head.ttl);
+    Part {
+        tags: entry.tag_names.clone(),
+        marks: Some((config.shared.purges.clone(), entry.stamp.tags().into())),
+        fresh_until: fresh_until.filter(|_| !is_stale),
+        must_revalidate: !entry.head.may_be_stale,
+        do_not_store: is_stale,
+        private: None,
+        scope: None,
+    }
 }
 
 /// The answer that a request waited for.

@@ -12,6 +12,7 @@ use tower_service::Service;
 use crate::{
     anew::Anew,
     body::{ResponseBody, Unshaped},
+    bypass::{self, BypassedPart},
     clock::deadline_in,
     config::{Config, FillMode},
     entry::{AgainCell, Asked},
@@ -28,7 +29,7 @@ use crate::{
     shared::{Answer, Keyed, Shared, Told, count},
     stale::{Fallback, Outcome, or_stale},
     status::{CacheStatus, Reason},
-    tags::{CacheScope, Tags, scope::Within},
+    tags::{CacheScope, PendingPart, Tags},
 };
 
 /// A request that was looked for and not found, or found stale.
@@ -79,7 +80,19 @@ where
     ///
     /// Dropped while it waits, it leaves the flight; while it leads, see [`Fill`]; before its fill has begun, one of
     /// those who wait takes the lead.
-    pub(crate) async fn respond(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+    pub(crate) async fn respond(self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let pending = self.outer.as_ref().map(PendingPart::of);
+        let response = self.answer().await?;
+        Ok(match pending {
+            Some(pending) => bypass::enter_body(pending, response),
+            None => response,
+        })
+    }
+
+    /// # Cancel safety
+    ///
+    /// That of [`respond`](Self::respond).
+    async fn answer(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         self.pin();
         let deadline = deadline_in(self.config.waiting.wait_timeout);
         let parts = &self.request.0;
@@ -245,7 +258,7 @@ where
         if acceptance.wants_news() && if_error.is_none() {
             return None;
         }
-        Fallback::new(&self.config, pinned, method, self.outer.clone(), if_error)
+        Fallback::new(&self.config, pinned, method, self.outer.is_some(), if_error)
     }
 
     /// Holds what is stale, as soon as it is found.
@@ -270,8 +283,12 @@ where
 
     fn hit(self, hit: &Hit) -> Response<ResponseBody<ResB>> {
         let parts = self.request.0;
-        let outer = self.outer.as_ref();
-        reply::hit(&self.config, hit, &parts.method, parts.extensions, outer)
+        let mut response = reply::hit(&self.config, hit, &parts.method, parts.extensions);
+        if self.outer.is_some() {
+            let part = reply::part(&self.config, hit);
+            response.extensions_mut().insert(part);
+        }
+        response
     }
 
     /// Brings the answer for all who wait. The inner service is asked for the whole: what concerns this requester
@@ -310,16 +327,15 @@ where
         };
         let audience = Audience::of(fallback.is_some());
         let detached = self.config.may_detach();
-        let outer = self.outer.clone();
         let fill = self.into_fill(flight, held, audience);
         // Boxed: the way of a request is long enough as it is, and its parts are all in one future.
         if detached {
             let fill = Box::pin(fill.detached(running));
-            answered(fallback, deadline, &shared, outer, fill).await
+            answered(fallback, deadline, &shared, fill).await
         } else {
             drop(running);
             let fill = Box::pin(fill.inline());
-            answered(fallback, deadline, &shared, outer, fill).await
+            answered(fallback, deadline, &shared, fill).await
         }
     }
 
@@ -358,10 +374,9 @@ where
             leader: None,
             permit,
         };
-        let outer = self.outer.clone();
         let fill = self.into_fill(flight, held, Audience::of(fallback.is_some()));
         let fill = Box::pin(fill.inline());
-        answered(fallback, deadline, &shared, outer, fill).await
+        answered(fallback, deadline, &shared, fill).await
     }
 
     /// As [`alone`](Self::alone), in a place among the fills, if there is one in time.
@@ -433,6 +448,8 @@ where
             asked,
             anew: self.anew,
             is_nested: self.outer.is_some(),
+            part: None,
+            inherited: Vec::new(),
             is_not_modified: false,
             is_post: false,
             known_tags,
@@ -484,8 +501,15 @@ where
         let forward = self.missing.forward;
         let config = self.config;
         let (mut parts, body) = self.request;
+        let marks = [
+            self.lookup.request_hash(&config),
+            config.target_hash(&parts),
+        ];
         config.selection.show(&mut parts);
+        let part = self.outer.is_some();
+        let part = part.then(|| BypassedPart::begin(&config, &mut parts, marks.into()));
         let call = self.inner.oneshot(Request::from_parts(parts, body));
+        let call = bypass::call(part, call);
         match or_stale(fallback, deadline, call).await {
             Outcome::Stale(stale) => Ok(stale),
             Outcome::Answered(response) => {
@@ -508,19 +532,12 @@ async fn answered<ResB, E>(
     fallback: Option<Fallback>,
     deadline: Instant,
     shared: &Shared,
-    outer: Option<CacheScope>,
     fill: impl Future<Output = Result<Response<ResponseBody<ResB>>, E>>,
 ) -> Result<Response<ResponseBody<ResB>>, E> {
     let falls_back = fallback.is_some();
     match or_stale(fallback, deadline, fill).await {
         Outcome::Stale(stale) => Ok(stale),
-        Outcome::Answered(mut answered) => {
-            // What it is part of hears of it in its own task.
-            if let Ok(response) = &mut answered
-                && let Some(within) = response.extensions_mut().remove::<Within>()
-            {
-                outer.iter().for_each(|outer| outer.hear(&within));
-            }
+        Outcome::Answered(answered) => {
             // The fill has left it to whoever decides which of the two it will be.
             if answered.is_ok() && falls_back {
                 count(&shared.counters.misses);

@@ -65,6 +65,8 @@ pub(crate) struct Told {
     pub(crate) head: Head,
     pub(crate) recording: Invitation,
     pub(crate) tags: Box<[u64]>,
+    /// The hash of the request that it answers.
+    pub(crate) request: u64,
     /// Held by all who may still be given the response: no mark that concerns it is dropped meanwhile.
     pub(crate) in_flight: InFlight,
     /// It is a failure, shared because a second opinion was no better.

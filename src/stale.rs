@@ -15,7 +15,6 @@ use crate::{
     pinned::Pinned,
     reply,
     status::Reason,
-    tags::CacheScope,
 };
 
 /// A stored response that is past its lifetime, or soon will be, and the request that it is for.
@@ -24,8 +23,8 @@ pub(crate) struct Fallback {
     config: Arc<Config>,
     pinned: Arc<Pinned>,
     method: Method,
-    /// What the request is part of.
-    outer: Option<CacheScope>,
+    /// The request is part of a fill, which has to hear of what it is answered with.
+    is_nested: bool,
     /// For how long past its lifetime the request itself takes it.
     if_error: Option<Duration>,
 }
@@ -36,14 +35,14 @@ impl Fallback {
         config: &Arc<Config>,
         pinned: &Arc<Pinned>,
         method: &Method,
-        outer: Option<CacheScope>,
+        is_nested: bool,
         if_error: Option<Duration>,
     ) -> Option<Self> {
         let fallback = Self {
             config: config.clone(),
             pinned: pinned.clone(),
             method: method.clone(),
-            outer,
+            is_nested,
             if_error,
         };
         fallback.served(Instant::now()).map(|_| fallback)
@@ -84,13 +83,12 @@ impl Fallback {
 
     pub(crate) fn serve<B>(&self) -> Option<Response<ResponseBody<B>>> {
         let hit = self.hit()?;
-        Some(reply::hit(
-            &self.config,
-            &hit,
-            &self.method,
-            Extensions::new(),
-            self.outer.as_ref(),
-        ))
+        let mut response = reply::hit(&self.config, &hit, &self.method, Extensions::new());
+        if self.is_nested {
+            let part = reply::part(&self.config, &hit);
+            response.extensions_mut().insert(part);
+        }
+        Some(response)
     }
 
     /// As [`serve`](Self::serve), for a request whose call failed, or that has waited in vain: those to come need not.

@@ -517,6 +517,9 @@ reasons! {
     DoNotStore = "do-not-store",
     /// The handler spoke to its scope after the response's head was sent.
     LateScope = "late-scope",
+    /// The response is made of another response of the same cache, and nobody knows what that depends on: it failed, its handler
+    /// spoke to its scope after the head was sent, or it was not read to its end.
+    UnknownPart = "unknown-part",
     /// A purge of one of the response's tags is under way, or holds off what is stored.
     HeldOff = "held-off",
     /// A purge of one of the response's tags came between its handler's start and its head.

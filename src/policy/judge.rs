@@ -43,6 +43,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) replaces_good: bool,
     /// It answers a POST.
     pub(crate) is_post: bool,
+    /// It is a part of a page, and answers a method that is not cached: only what it says itself bounds its lifetime.
+    pub(crate) is_of_uncached_method: bool,
     /// The host that the request is for.
     pub(crate) origin: Option<String>,
 }
@@ -54,6 +56,14 @@ impl Candidate<'_> {
             .renewed
             .map_or(Duration::MAX, |entry| entry.head.at_most);
         self.gathered.at_most().min(renewed)
+    }
+
+    /// For how long from now on all of its parts are fresh.
+    pub(super) fn parts_are_fresh_for(&self) -> Duration {
+        let until = self.gathered.parts.fresh_until();
+        until.map_or(Duration::MAX, |until| {
+            until.saturating_duration_since(self.received)
+        })
     }
 }
 
@@ -84,11 +94,11 @@ pub(crate) struct Plan {
 }
 
 impl Policy {
-    pub(crate) fn judge(&self, candidate: Candidate<'_>) -> Verdict {
+    pub(crate) fn judge(&self, candidate: &Candidate<'_>) -> Verdict {
         let (status, replaces_good) = (candidate.response.status, candidate.replaces_good);
         let may_fail = self.is_failure(status, &candidate.response.headers);
         let by_the_book = self.is_by_the_book();
-        let share_only = share_only(&candidate);
+        let share_only = share_only(candidate);
         match self.plan(candidate) {
             // RFC 9111 §3: in RFC 9111 mode a failure that states its lifetime is stored, in place of an older failure too, and never
             // in place of a good response.
@@ -110,10 +120,12 @@ impl Policy {
         }
     }
 
-    fn plan(&self, candidate: Candidate<'_>) -> Result<Plan, Reason> {
+    fn plan(&self, candidate: &Candidate<'_>) -> Result<Plan, Reason> {
         let response = candidate.response;
         let headers = &response.headers;
-        let terms = self.terms(&candidate)?;
+        let terms = self.terms(candidate)?;
+        // As if it had said so itself.
+        candidate.gathered.parts.private().map_or(Ok(()), Err)?;
         let encoded = headers.contains_key(header::CONTENT_ENCODING);
         let (asked, any_order) = (candidate.headers_as_asked, self.is_by_the_book());
         let vary = Vary::of(headers, asked, any_order, |name| {
@@ -135,7 +147,7 @@ impl Policy {
         if length > self.max_body_bytes as u64 {
             return Err(Reason::TooLarge);
         }
-        let tags = self.tags(&candidate)?;
+        let tags = self.tags(candidate)?;
         let mut head = Head::new(response, vary, terms.ttl, candidate.received);
         head.for_authorized = terms.for_authorized;
         head.initial_age = terms.age;
@@ -207,7 +219,7 @@ impl Policy {
     }
 
     /// All tags of a response, wherever they come from, each once.
-    fn tags(&self, candidate: &Candidate<'_>) -> Result<Vec<Box<[u8]>>, Reason> {
+    pub(super) fn tags(&self, candidate: &Candidate<'_>) -> Result<Vec<Box<[u8]>>, Reason> {
         let response = candidate.response;
         let groups = if self.cache_groups {
             groups(candidate.origin.as_deref(), &response.headers)
@@ -229,7 +241,13 @@ impl Policy {
         let renewed = candidate.renewed.map(|entry| &entry.tag_names);
         let renewed = renewed.into_iter().flat_map(TagNames::iter);
         let mut tags: Vec<Box<[u8]>> = Vec::new();
-        for tag in typed.chain(headers).chain(groups).chain(renewed) {
+        let parts = candidate.gathered.parts.tags();
+        for tag in typed
+            .chain(headers)
+            .chain(groups)
+            .chain(renewed)
+            .chain(parts)
+        {
             if tag.len() > self.max_tag_bytes {
                 return Err(Reason::TagTooLong);
             }
@@ -248,7 +266,7 @@ impl Policy {
 
 /// Why a response that may be shared is not to be stored.
 fn share_only(candidate: &Candidate<'_>) -> Option<Reason> {
-    let asked_for = candidate.gathered.do_not_store;
+    let asked_for = candidate.gathered.do_not_store();
     let stale = candidate.response.extensions.get::<ServedStale>();
     asked_for
         .map(|_| Reason::DoNotStore)

@@ -4,6 +4,7 @@ mod acceptance;
 mod directives;
 mod groups;
 mod judge;
+mod part;
 mod shape;
 mod stream;
 mod tag_header;

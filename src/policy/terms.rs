@@ -58,6 +58,7 @@ impl Policy {
     fn own_terms(&self, candidate: &Candidate<'_>) -> Result<Terms, Reason> {
         let response = candidate.response;
         let ttl = match self.ttl_of(response.status) {
+            Some(_) if candidate.is_of_uncached_method => Duration::MAX,
             Some(ttl) => ttl,
             None if response.status.is_server_error() => Duration::ZERO,
             None => return Err(Reason::Status),
@@ -83,7 +84,9 @@ impl Policy {
         let ttl = stated.or_else(chosen).unwrap_or(ttl);
         // RFC 9111 §5.2.2.2, §5.2.2.8: not reused once stale, whatever the layer says. That `s-maxage` says so too to caches by the
         // book is not heeded: here it is how a handler chooses a lifetime.
-        let must_revalidate = control.must_revalidate || control.proxy_revalidate;
+        let parts_must_revalidate = candidate.gathered.parts.must_revalidate();
+        let must_revalidate =
+            control.must_revalidate || control.proxy_revalidate || parts_must_revalidate;
         let grace = if must_revalidate {
             Grace::default()
         } else {
@@ -129,6 +132,7 @@ impl Policy {
         let lifetime = match stated {
             Some(lifetime) => lifetime,
             // RFC 9110 §9.3.3: the answer to a POST only if it says itself for how long it is fresh.
+            None if candidate.is_of_uncached_method => Duration::MAX,
             None if candidate.is_post => return Err(Reason::Method),
             None => self.unstated_lifetime(candidate, &control)?,
         };
@@ -140,7 +144,10 @@ impl Policy {
         };
         // RFC 9111 §5.2.2.10: `s-maxage` means `proxy-revalidate` too.
         let by_s_maxage = control.s_maxage.is_some() && !self.stale_despite_s_maxage;
-        let must_revalidate = control.must_revalidate || control.proxy_revalidate || by_s_maxage;
+        let must_revalidate = control.must_revalidate
+            || control.proxy_revalidate
+            || by_s_maxage
+            || candidate.gathered.parts.must_revalidate();
         let may_be_stale = !must_revalidate && !has_to_be_validated;
         let age = current_age(candidate);
         let ttl = self.shortened(lifetime.saturating_sub(seconds(age)), candidate);
@@ -228,7 +235,8 @@ impl Policy {
 
     /// No lifetime is longer than its handler said, and what was stored together does not expire together.
     fn shortened(&self, ttl: Duration, candidate: &Candidate<'_>) -> Duration {
-        crate::clock::shortened(ttl.min(candidate.at_most()), self.jitter)
+        let at_most = candidate.at_most().min(candidate.parts_are_fresh_for());
+        crate::clock::shortened(ttl.min(at_most), self.jitter)
     }
 }
 

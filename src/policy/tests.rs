@@ -13,7 +13,7 @@ use crate::{
 fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verdict {
     let (mut parts, tags) = response.into_parts();
     parts.extensions.insert(tags);
-    policy.judge(Candidate {
+    policy.judge(&Candidate {
         identity,
         selection: &Selection::default(),
         request_headers: &HeaderMap::new(),
@@ -28,6 +28,7 @@ fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verd
         delay: Duration::ZERO,
         replaces_good: false,
         is_post: false,
+        is_of_uncached_method: false,
         origin: None,
     })
 }

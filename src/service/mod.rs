@@ -11,28 +11,32 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, request};
+use http::{Extensions, Method, Request, Response, request};
 use http_body::Body;
+use tower::ServiceExt;
 use tower_service::Service;
 
 use crate::{
     again::{self, Kept},
     anew::Anew,
     body::ResponseBody,
+    bypass::{self, BypassedPart},
     config::{Config, Layered},
     entry::Again,
     error::BoxError,
     future::ResponseFuture,
+    invalidation::Invalidation,
     key::Head,
-    lookup::{Found, Lookup, Missing},
+    lookup::{Found, Hit, Lookup, Missing},
     policy::{self, may_be_shaped},
     post::Post,
     repeat::{Repeat, empty_body},
     reply,
     respond::{Missed, Origin},
     shaped::{self, Wish},
-    shared::Keyed,
-    tags::{Tags, scope},
+    shared::{Keyed, count},
+    status::{CacheStatus, Reason},
+    tags::{CacheScope, PendingPart, Tags, scope},
 };
 pub use refreshable::RefreshableCache;
 pub use replay::ReplayBody;
@@ -160,13 +164,73 @@ where
     let admitted = lookup.admit_head(layered, &mut parts, !body.is_end_stream());
     if let Err(reason) = admitted {
         let (inner, request) = (inner.clone(), (parts, body));
-        if Post::<S, ReqB>::is_one(config, &request.0) {
+        let is_nested = || scope::enclosing(&request.0.extensions).is_some();
+        if Post::<S, ReqB>::is_one(config, &request.0) && !is_nested() {
             let post = Post::new(layered, inner, request);
             return ResponseFuture::long_way(Box::pin(post.respond()));
         }
-        return ResponseFuture::pass(inner, request, config.clone(), reason);
+        return pass(layered, inner, request, reason);
     }
     look(config, inner, (parts, body), lookup, origin, same_body)
+}
+
+/// A request that bypasses the cache. If it is part of a fill, that hears of the response.
+pub(crate) fn pass<K, S, ReqB, ResB>(
+    layered: &Layered<K>,
+    inner: S,
+    mut request: (request::Parts, ReqB),
+    reason: Reason,
+) -> ResponseFuture<S, ReqB, ResB>
+where
+    K: Send + Sync + fmt::Debug,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqB: Send + 'static,
+    ResB: Body + Send + 'static,
+    ResB::Data: Send,
+    ResB::Error: Into<BoxError>,
+{
+    let config = layered.config.clone();
+    let Some(page) = scope::enclosing(&request.0.extensions) else {
+        return ResponseFuture::pass(inner, request, config, reason);
+    };
+    let purges = &config.shared.purges;
+    let key = layered.keys.key_of(&request.0);
+    let key = key.iter().map(|key| purges.hash_key(key));
+    // An unsafe request purges its own target, and not what is made of its response.
+    let is_safe = config.policy.is_safe(&request.0.method);
+    let target = is_safe.then(|| config.target_hash(&request.0));
+    let marks = key.chain(target).collect();
+    let invalidation = Invalidation::of(&config, &request.0);
+    let part = BypassedPart::begin(&config, &mut request.0, marks);
+    ResponseFuture::long_way(Box::pin(async move {
+        let pending = PendingPart::of(&page);
+        let (parts, body) = request;
+        let call = inner.oneshot(Request::from_parts(parts, body));
+        let response = bypass::call(Some(part), call).await?;
+        if let Some(invalidation) = invalidation {
+            invalidation.answered(response.status(), response.headers());
+        }
+        count(&config.shared.counters.bypasses);
+        let response = reply::passed(&config, response, CacheStatus::bypass(reason));
+        Ok(bypass::enter_body(pending, response))
+    }))
+}
+
+/// A stored response, which the page takes over from that it is part of.
+#[inline]
+fn hit_at_once<B>(
+    config: &Config,
+    hit: &Hit,
+    method: &Method,
+    extensions: Extensions,
+    page: Option<&CacheScope>,
+) -> Response<ResponseBody<B>> {
+    if let Some(page) = page {
+        page.take_over(reply::part(config, hit));
+    }
+    reply::hit(config, hit, method, extensions)
 }
 
 /// The key is made: a hit, or the long way. A second body like the request's is made where the inner service may be called twice.
@@ -211,7 +275,7 @@ where
             let claimed = || hit.claim(config, &parts.method);
             let Some(renewal) = claims.then(claimed).flatten() else {
                 let (method, extensions) = (&parts.method, parts.extensions);
-                let response = reply::hit(config, &hit, method, extensions, outer.as_ref());
+                let response = hit_at_once(config, &hit, method, extensions, outer.as_ref());
                 if !asks_for_less {
                     return ResponseFuture::hit(response);
                 }
@@ -237,7 +301,7 @@ where
         Some((hit, renewal)) if config.may_detach() => {
             let parts = &missed.request.0;
             let (method, outer) = (&parts.method, missed.outer.as_ref());
-            let response = reply::hit(config, &hit, method, Extensions::new(), outer);
+            let response = hit_at_once(config, &hit, method, Extensions::new(), outer);
             let response = shaped::at_once(response, method, &parts.headers);
             missed.refresh(renewal);
             return ResponseFuture::hit(response);
@@ -270,6 +334,8 @@ where
         return ResponseFuture::long_way(Box::pin(missed.respond()));
     };
     let config = missed.config.clone();
+    // A page would not hear of the second call's response.
+    let second = second.filter(|_| missed.outer.is_none());
     let repeat = second.map(|body| Repeat::new(&missed.inner, parts, body));
     ResponseFuture::long_way(Box::pin(async move {
         let response = missed.respond().await?;

@@ -13,7 +13,7 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{look, origin, replay::ReplayBody};
+use super::{look, origin, pass, replay::ReplayBody};
 use crate::{
     again::{self, Kept},
     body::ResponseBody,
@@ -118,7 +118,7 @@ where
         }
         if let Err(reason) = admitted {
             let inner = self.inner.clone();
-            return ResponseFuture::pass(inner, (parts, body), config.clone(), reason);
+            return pass(&self.layered, inner, (parts, body), reason);
         }
         if is_empty {
             let (layered, kept, inner) = (&self.layered, &self.kept, &self.inner);
@@ -200,8 +200,7 @@ where
     }
 
     async fn pass(self, reason: Reason) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let config = self.layered.config.clone();
-        ResponseFuture::pass(self.inner, self.request, config, reason).await
+        pass(&self.layered, self.inner, self.request, reason).await
     }
 }
 

@@ -3,12 +3,14 @@
 mod clock;
 mod marks;
 mod names;
+mod part;
 mod tag;
 
 pub mod scope;
 
 pub(crate) use clock::{Arrival, Birth, PurgeClock, Stamp};
-pub(crate) use marks::{Force, Targets};
+pub(crate) use marks::{Force, TagHash, Targets};
 pub(crate) use names::TagNames;
+pub(crate) use part::{Part, PendingPart};
 pub use scope::CacheScope;
 pub use tag::{Tag, TagFamily, Tagged, Tags};

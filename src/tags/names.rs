@@ -1,7 +1,5 @@
 //! The tags of a stored response, by their names.
 
-use super::{Tag, Tags};
-
 /// The tags of a response by their names, in one piece of memory: each behind its length.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TagNames(Box<[u8]>);
@@ -30,12 +28,6 @@ impl TagNames {
             rest = after;
             Some(name)
         })
-    }
-
-    /// `None` if one of them is no text.
-    pub(crate) fn to_tags(&self) -> Option<Tags> {
-        let text = |name: &[u8]| Some(Tag::from(std::str::from_utf8(name).ok()?.to_owned()));
-        self.iter().map(text).collect()
     }
 
     pub(crate) fn weight(&self) -> usize {

@@ -1,8 +1,16 @@
 //! What deep code adds to the response that is being built, without its signature knowing of it.
 //!
-//! The functions of this module speak to the fill in whose task they run. Outside a fill (the request passed by, or
-//! there is no cache) they do nothing. Code that runs in another task takes the [`CacheScope`] out of the request's
-//! extensions and speaks to that.
+//! The functions of this module speak to the request whose handler runs in the current task. Where the response is not
+//! recorded, because the request bypasses the cache, they do nothing.
+//!
+//! # Other tasks and threads
+//!
+//! A task-local carries the scope, so a task or thread that the handler starts does not have it: a tag that
+//! `tokio::spawn` or `tokio::task::spawn_blocking` code adds would be lost, and a later purge of it would miss the
+//! response. [`spawn`] and [`spawn_blocking`] are those functions with the scope carried along; [`current`] carries it
+//! anywhere else. A call outside any request that passed a cache layer is counted ([`calls_outside`]) and, with the
+//! feature `tracing`, reported by a `warn` event, at most one a minute. [`outside`] marks code that is meant to run
+//! there; [`strict`] makes such a call a panic, for tests.
 //!
 //! # Examples
 //!
@@ -12,10 +20,13 @@
 //!
 //! const PRODUCT: TagFamily<u64> = TagFamily::new("product");
 //!
-//! async fn load_product(id: u64) -> String {
-//!     scope::tag(PRODUCT.tag(id));
+//! async fn load_product(id: u64) -> Option<String> {
 //!     scope::ttl_at_most(Duration::from_secs(30));
-//!     format!("product {id}")
+//!     let loaded = scope::spawn_blocking(move || {
+//!         scope::tag(PRODUCT.tag(id)); // with `tokio::task::spawn_blocking` this tag would be lost
+//!         format!("product {id}")
+//!     });
+//!     loaded.await.ok()
 //! }
 //! ```
 
@@ -25,47 +36,127 @@ use std::{
 };
 
 use http::Extensions;
+use tokio::task::{JoinHandle, futures::TaskLocalFuture};
 
-use super::{Tag, TagNames, Tags};
+use super::{
+    Tag, Tags,
+    part::{Part, Parts},
+};
+pub use outside::{Job, Outside, calls_outside, outside, strict};
+
+mod outside;
 
 tokio::task_local! {
-    /// The scope of the fill that runs in this task. That it is set at all marks code that runs inside a fill.
+    /// The scope of the request whose inner service runs in this task.
     pub(crate) static CURRENT: CacheScope;
 }
 
 /// Whether this code runs inside a fill, as far as its task knows.
 pub(crate) fn inside_a_fill() -> bool {
-    CURRENT.try_with(|_| ()).is_ok()
-}
-
-/// What one answer says to another that is made of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Within {
-    /// By their names; `None` if they are not known.
-    pub(crate) tags: Option<TagNames>,
-    pub(crate) at_most: Duration,
-    /// It is not to be stored.
-    pub(crate) do_not_store: bool,
-}
-
-impl Within {
-    /// Nothing is known of it.
-    pub(crate) fn unknown() -> Self {
-        Self {
-            tags: None,
-            at_most: Duration::MAX,
-            do_not_store: true,
-        }
-    }
+    CURRENT.try_with(CacheScope::is_of_a_fill).unwrap_or(false)
 }
 
 /// The scope of the fill that a request is part of, if it is: it came through that fill, or is made by code in its task.
 pub(crate) fn enclosing(extensions: &Extensions) -> Option<CacheScope> {
-    let of_the_request = extensions.get::<CacheScope>();
-    let of_the_request = of_the_request.filter(|scope| scope.gathered.is_some());
-    of_the_request
-        .cloned()
-        .or_else(|| CURRENT.try_with(CacheScope::clone).ok())
+    let of_the_request = extensions.get::<CacheScope>().cloned();
+    let of_a_fill = |scope: &CacheScope| scope.is_of_a_fill();
+    of_the_request.filter(of_a_fill).or_else(|| {
+        let of_the_task = CURRENT.try_with(CacheScope::clone).ok();
+        of_the_task.filter(of_a_fill)
+    })
+}
+
+/// Runs code of a request that bypasses the cache, in the scope of the part that it is, if it is one.
+pub(crate) fn in_bypass<R>(part: Option<&CacheScope>, run: impl FnOnce() -> R) -> R {
+    CURRENT.sync_scope(part.cloned().unwrap_or_default(), run)
+}
+
+/// The scope of the current task, to carry it into other tasks and threads.
+///
+/// Outside any request that passed a cache layer it is a scope whose calls are noticed as lost: see
+/// [the module](self#other-tasks-and-threads).
+///
+/// # Examples
+///
+/// ```
+/// use tower_response_cache::scope;
+///
+/// let scope = scope::current();
+/// let thread = std::thread::spawn(move || {
+///     scope.enter(|| scope::tag("products"));
+///     "rendered in a thread"
+/// });
+/// # let _ = thread.join();
+/// ```
+#[must_use]
+pub fn current() -> CacheScope {
+    let current = CURRENT.try_with(CacheScope::clone);
+    current.unwrap_or(CacheScope { of: Of::Outside })
+}
+
+/// As [`tokio::spawn`], with the scope of the current task.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+///
+/// # Examples
+///
+/// ```
+/// use tower_response_cache::scope;
+///
+/// async fn handler() -> Option<String> {
+///     let loaded = scope::spawn(async {
+///         scope::tag("products");
+///         "products".to_owned()
+///     });
+///     loaded.await.ok()
+/// }
+/// ```
+#[track_caller]
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(current().wrap(future))
+}
+
+/// As [`tokio::task::spawn_blocking`], with the scope of the current task: for database calls and other code that blocks.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+///
+/// # Examples
+///
+/// ```
+/// use tower_response_cache::scope;
+///
+/// async fn handler() -> Option<String> {
+///     let loaded = scope::spawn_blocking(|| {
+///         scope::tag("products");
+///         "read from a database".to_owned()
+///     });
+///     loaded.await.ok()
+/// }
+/// ```
+#[track_caller]
+pub fn spawn_blocking<F, R>(code: F) -> JoinHandle<R>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    let scope = current();
+    tokio::task::spawn_blocking(move || scope.enter(code))
+}
+
+/// Lets this speak to the scope of the current task; noticed as lost, if there is none.
+#[track_caller]
+fn with_current(speak: impl FnOnce(&CacheScope)) {
+    if CURRENT.try_with(speak).is_err() {
+        outside::notice();
+    }
 }
 
 /// Tags the response that is being built.
@@ -75,8 +166,9 @@ pub(crate) fn enclosing(extensions: &Extensions) -> Option<CacheScope> {
 /// ```
 /// tower_response_cache::scope::tag("products");
 /// ```
+#[track_caller]
 pub fn tag(tag: impl Into<Tag>) {
-    let _ = CURRENT.try_with(|scope| scope.tag(tag));
+    with_current(|scope| scope.tag(tag));
 }
 
 /// Tags the response that is being built with each of these.
@@ -88,8 +180,9 @@ pub fn tag(tag: impl Into<Tag>) {
 /// const PRODUCT: TagFamily<u64> = TagFamily::new("product");
 /// scope::tags([1, 2, 3].map(|id| PRODUCT.tag(id)));
 /// ```
+#[track_caller]
 pub fn tags(tags: impl Into<Tags>) {
-    let _ = CURRENT.try_with(|scope| scope.tags(tags));
+    with_current(|scope| scope.tags(tags));
 }
 
 /// Bounds the lifetime of the response that is being built; the shortest bound counts.
@@ -99,8 +192,9 @@ pub fn tags(tags: impl Into<Tags>) {
 /// ```
 /// tower_response_cache::scope::ttl_at_most(std::time::Duration::from_secs(5));
 /// ```
+#[track_caller]
 pub fn ttl_at_most(ttl: Duration) {
-    let _ = CURRENT.try_with(|scope| scope.ttl_at_most(ttl));
+    with_current(|scope| scope.ttl_at_most(ttl));
 }
 
 /// Asks that the response that is being built not be stored. Requests that wait for it now still get it. The cause is
@@ -111,8 +205,9 @@ pub fn ttl_at_most(ttl: Duration) {
 /// ```
 /// tower_response_cache::scope::do_not_store("search index is still building");
 /// ```
+#[track_caller]
 pub fn do_not_store(cause: &'static str) {
-    let _ = CURRENT.try_with(|scope| scope.do_not_store(cause));
+    with_current(|scope| scope.do_not_store(cause));
 }
 
 /// The response that is being built, for code that runs outside the handler's task: it lies in the request's
@@ -139,8 +234,18 @@ pub fn do_not_store(cause: &'static str) {
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct CacheScope {
-    /// `None` outside a fill: nothing is recorded.
-    gathered: Option<Arc<Mutex<Gathering>>>,
+    of: Of,
+}
+
+/// What a scope is of.
+#[derive(Debug, Clone, Default)]
+enum Of {
+    /// Of no request that passed a cache layer. Calls are lost, and noticed.
+    Outside,
+    /// Of a request that bypasses the cache: nothing is recorded, and nothing is lost.
+    #[default]
+    Bypass,
+    Fill(Arc<Mutex<Gathering>>),
 }
 
 #[derive(Debug, Default)]
@@ -149,41 +254,138 @@ struct Gathering {
     /// The head is out: what is said from now on is too late.
     closed: bool,
     late: bool,
+    /// The body has come to its end.
+    ended: bool,
+    /// How many of its parts have not come to their end.
+    pending_parts: usize,
+    /// What it depends on cannot be told: see [`Part`].
+    has_unknown_part: bool,
 }
 
 /// What was said of a response while it was built.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     pub(crate) tags: Tags,
-    pub(crate) ttl_at_most: Option<Duration>,
-    pub(crate) do_not_store: Option<&'static str>,
+    ttl_at_most: Option<Duration>,
+    do_not_store: Option<&'static str>,
+    /// Of the responses that it is made of.
+    pub(crate) parts: Parts,
 }
 
 impl Gathered {
-    /// No lifetime may be longer.
+    /// No lifetime may be longer, its handler has said.
     pub(crate) fn at_most(&self) -> Duration {
         self.ttl_at_most.unwrap_or(Duration::MAX)
+    }
+
+    /// Why it is not to be stored.
+    pub(crate) fn do_not_store(&self) -> Option<&'static str> {
+        let by_a_part = || {
+            self.parts
+                .do_not_store()
+                .then_some("a part of it is not stored")
+        };
+        self.do_not_store.or_else(by_a_part)
     }
 }
 
 impl CacheScope {
-    /// Hears of a response that a cache further in has answered with: what is being built has its tags, and lives no longer than
-    /// that one's handler said.
-    pub(crate) fn hear(&self, within: &Within) {
-        let tags = within.tags.as_ref().and_then(TagNames::to_tags);
-        if let Some(tags) = tags.filter(|_| !within.do_not_store) {
-            self.ttl_at_most(within.at_most);
-            self.tags(tags);
-        } else {
-            self.do_not_store("a cache further in does not store it, or knows not all of its tags");
-        }
-    }
-
     /// The scope of a fill.
     pub(crate) fn recording() -> Self {
         Self {
-            gathered: Some(Arc::default()),
+            of: Of::Fill(Arc::default()),
         }
+    }
+
+    fn is_of_a_fill(&self) -> bool {
+        matches!(self.of, Of::Fill(_))
+    }
+
+    /// Takes over from a response that this one is made of.
+    pub(crate) fn take_over(&self, part: Part) {
+        self.say(|gathered| gathered.parts.push(part));
+    }
+
+    /// A request for a part begins: until it has ended, it is not known on what this response depends.
+    pub(crate) fn begin_part(&self) {
+        if let Some(mut gathering) = self.lock() {
+            gathering.pending_parts += 1;
+        }
+    }
+
+    /// A part has come to its end, and whether it is known what it depends on.
+    pub(crate) fn end_part(&self, is_known: bool) {
+        if let Some(mut gathering) = self.lock() {
+            gathering.pending_parts = gathering.pending_parts.saturating_sub(1);
+            gathering.has_unknown_part |= !is_known;
+        }
+    }
+
+    /// Whether a part is unknown, whatever becomes of the others.
+    pub(crate) fn has_unknown_part(&self) -> bool {
+        self.lock()
+            .is_some_and(|gathering| gathering.has_unknown_part)
+    }
+
+    /// Whether all parts have come to their end, and are known.
+    pub(crate) fn knows_its_parts(&self) -> bool {
+        self.lock()
+            .is_none_or(|gathering| gathering.pending_parts == 0 && !gathering.has_unknown_part)
+    }
+
+    /// Whether it is known what the response depends on, now that its body has come to its end.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.was_late() && self.knows_its_parts()
+    }
+
+    /// The response's body has come to its end.
+    pub(crate) fn end(&self) {
+        if let Some(mut gathering) = self.lock() {
+            gathering.ended = true;
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().is_some_and(|gathering| gathering.ended)
+    }
+
+    /// Runs this code in the scope: the functions of [`scope`](self) speak to it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheScope, scope};
+    ///
+    /// fn in_a_thread_pool(scope: &CacheScope) {
+    ///     scope.enter(|| scope::tag("products"));
+    /// }
+    /// # in_a_thread_pool(&CacheScope::default());
+    /// ```
+    pub fn enter<R>(&self, code: impl FnOnce() -> R) -> R {
+        CURRENT.sync_scope(self.clone(), code)
+    }
+
+    /// The future, in the scope whenever it is polled: for a `JoinSet`, or another runtime's `spawn`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio::task::JoinSet;
+    /// use tower_response_cache::scope;
+    ///
+    /// async fn load_all(tasks: &mut JoinSet<()>) {
+    ///     for id in 0..3 {
+    ///         tasks.spawn(scope::current().wrap(async move { scope::tag(format!("product:{id}")) }));
+    ///     }
+    /// }
+    /// ```
+    pub fn wrap<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        self.scope(future)
+    }
+
+    /// As [`wrap`](Self::wrap), by a name.
+    pub(crate) fn scope<F: Future>(&self, future: F) -> TaskLocalFuture<Self, F> {
+        CURRENT.scope(self.clone(), future)
     }
 
     /// Tags the response.
@@ -194,6 +396,7 @@ impl CacheScope {
     /// # use tower_response_cache::CacheScope;
     /// CacheScope::default().tag("products");
     /// ```
+    #[track_caller]
     pub fn tag(&self, tag: impl Into<Tag>) {
         self.say(|gathered| gathered.tags.extend([tag.into()]));
     }
@@ -206,6 +409,7 @@ impl CacheScope {
     /// # use tower_response_cache::{CacheScope, Tag};
     /// CacheScope::default().tags([Tag::new("products"), Tag::new("home")]);
     /// ```
+    #[track_caller]
     pub fn tags(&self, tags: impl Into<Tags>) {
         self.say(|gathered| gathered.tags.extend(tags.into()));
     }
@@ -218,6 +422,7 @@ impl CacheScope {
     /// # use tower_response_cache::CacheScope;
     /// CacheScope::default().ttl_at_most(std::time::Duration::from_secs(5));
     /// ```
+    #[track_caller]
     pub fn ttl_at_most(&self, ttl: Duration) {
         self.say(|gathered| {
             gathered.ttl_at_most = Some(gathered.ttl_at_most.map_or(ttl, |t| t.min(ttl)))
@@ -232,6 +437,7 @@ impl CacheScope {
     /// # use tower_response_cache::CacheScope;
     /// CacheScope::default().do_not_store("a part of the page could not be loaded");
     /// ```
+    #[track_caller]
     pub fn do_not_store(&self, cause: &'static str) {
         self.say(|gathered| gathered.do_not_store = Some(cause));
     }
@@ -250,7 +456,11 @@ impl CacheScope {
         self.lock().is_some_and(|gathering| gathering.late)
     }
 
+    #[track_caller]
     fn say(&self, what: impl FnOnce(&mut Gathered)) {
+        if matches!(self.of, Of::Outside) {
+            outside::notice();
+        }
         if let Some(mut gathering) = self.lock() {
             if gathering.closed {
                 gathering.late = true;
@@ -261,7 +471,9 @@ impl CacheScope {
     }
 
     fn lock(&self) -> Option<MutexGuard<'_, Gathering>> {
-        let gathered = self.gathered.as_ref()?;
-        Some(gathered.lock().unwrap_or_else(PoisonError::into_inner))
+        let Of::Fill(gathering) = &self.of else {
+            return None;
+        };
+        Some(gathering.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -18,6 +18,7 @@ mod recordings;
 mod revalidation;
 mod scopes;
 mod sealing;
+mod sequence;
 mod sessions;
 mod status;
 mod store_if;

@@ -39,6 +39,7 @@ const FLOORS: &[&str] = &[
     "repeat",
     "reply",
     "lookup",
+    "bypass",
     "body",
     "recorder",
     "anew",
@@ -73,6 +74,7 @@ const PUBLIC_DEPENDENCIES: &[&str] = &[
     "futures_core",
     "http",
     "http_body",
+    "tokio",
     "tower_layer",
     "tower_service",
 ];
