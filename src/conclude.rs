@@ -159,7 +159,8 @@ impl Errand {
         policy.strip(&mut head.headers);
         let tags = self.hashes(&plan);
         let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
-        let mut head = self.labelled(Response::from_parts(head, ()), reason);
+        let told = reason.or_else(|| self.cannot_be_kept(&plan, &hint));
+        let mut head = self.labelled(Response::from_parts(head, ()), told);
         if let Some(part) = self.part.take() {
             head.extensions_mut().insert(Part {
                 marks: Some((self.config.shared.purges.clone(), tags.clone())),
@@ -179,7 +180,8 @@ impl Errand {
             let recorded = Recorded::new(asked, &headers);
             // A closure in the key may read what is not recorded: then another answer would come to its place.
             let (head, asked) = recorded.request()?;
-            let is_the_same = keys.makes(head, &self.keys.key);
+            // It may also rely on it, and panic: the response is none the worse for that.
+            let is_the_same = catch(|| keys.makes(head, &self.keys.key)).unwrap_or(false);
             // Nor is anything recorded for a layer that is gone.
             let is_of_use = is_the_same && asked.again.get().is_some();
             is_of_use.then(|| Box::new(recorded))
@@ -266,9 +268,12 @@ impl Errand {
             }
         };
         let found = self.keys.key.clone();
-        let (head, recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);
+        let config = self.config.clone();
+        let (mut head, recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);
         let reader = recorder.recording().requesters_reader();
-        recorder.renew(stored, found);
+        if !recorder.renew(stored, found) {
+            config.report.not_stored(&mut head);
+        }
         Concluded::Passed(head.map(|()| ResponseBody::followed(reader)))
     }
 
@@ -308,8 +313,11 @@ impl Errand {
         };
         let planned = (planned, None);
         let found = self.keys.key.clone();
-        let (head, recorder) = self.recorded(asked, scope, in_flight, planned, updated, hint);
-        recorder.renew(stored, found);
+        let config = self.config.clone();
+        let (mut head, recorder) = self.recorded(asked, scope, in_flight, planned, updated, hint);
+        if !recorder.renew(stored, found) {
+            config.report.not_stored(&mut head);
+        }
         Concluded::Passed(head.map(|()| ResponseBody::withheld()))
     }
 
@@ -493,6 +501,18 @@ impl Errand {
             return Some(Reason::HeldOff);
         }
         (!purges.may_store(birth, tags)).then_some(Reason::Purged)
+    }
+
+    /// Why a response that may be stored will not be, as far as its head tells: its body is announced with two lengths, or it takes more
+    /// than all of the cache's memory.
+    fn cannot_be_kept(&self, plan: &Plan, body: &SizeHint) -> Option<Reason> {
+        let length = plan.content_length.unwrap_or_else(|| body.lower());
+        if body.exact().is_some_and(|exact| exact != length) {
+            return Some(Reason::ContentLength);
+        }
+        let memory = &self.config.shared.memory;
+        let least = Entry::least_weight(&plan.head, self.keys.key.len());
+        (!memory.has_room_for(length.saturating_add(least))).then_some(Reason::TooLarge)
     }
 
     /// The answer's head as its requester gets it.

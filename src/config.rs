@@ -6,6 +6,7 @@ use http::{HeaderValue, Response, StatusCode, header::Entry, request};
 
 use crate::{
     entry::Cells,
+    filter::PathFilter,
     key::{self, Identity, KeyBytes, KeyPrefix, Reach, Selection},
     policy::{Credentials, Policy},
     shared::{Keyed, Shared},
@@ -23,12 +24,26 @@ pub(crate) struct Config {
     pub(crate) report: Report,
     /// Whether requests are recorded, so that what they were answered with can be asked for again.
     pub(crate) refreshable: bool,
+    /// The paths of the requests that its services have passed on.
+    pub(crate) paths: PathFilter,
 }
 
 impl Config {
     /// Whether a fill may run in a task of its own.
     pub(crate) fn may_detach(&self) -> bool {
         self.fill_mode == FillMode::Detached && tokio::runtime::Handle::try_current().is_ok()
+    }
+
+    /// Notes that one of its services got a request for this path, and passed it on.
+    pub(crate) fn note_path(&self, parts: &request::Parts) {
+        let path = key::as_sent(parts).path();
+        self.paths.add(self.path_hash(path.as_bytes()));
+    }
+
+    /// Whether one of its services may have got a request for this path, and passed it on.
+    pub(crate) fn has_noted_path(&self, parts: &request::Parts) -> bool {
+        let path = key::as_sent(parts).path();
+        self.paths.may_have(self.path_hash(path.as_bytes()))
     }
 
     /// What an unsafe request to this target marks.
@@ -146,6 +161,20 @@ impl Report {
         }
         if self.extension {
             response.extensions_mut().insert(status);
+        }
+    }
+
+    /// Takes back that a response is stored.
+    pub(crate) fn not_stored<B>(&self, response: &mut Response<B>) {
+        let status = response.extensions_mut().get_mut::<CacheStatus>();
+        if let Some(status) = status {
+            status.stored = false;
+        }
+        if self.header
+            && let Entry::Occupied(mut lines) = response.headers_mut().entry("cache-status")
+            && let Some(own) = lines.iter_mut().last()
+        {
+            status::take_stored(own);
         }
     }
 

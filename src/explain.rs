@@ -24,6 +24,10 @@ impl Explain for Layered<Head> {
         let admitted = lookup.admit_head(self, &mut parts, !body.is_empty());
         self.explained(lookup, admitted, parts)
     }
+
+    fn has_noted_path(&self, parts: &request::Parts) -> bool {
+        self.config.has_noted_path(parts)
+    }
 }
 
 impl Explain for Layered<Body> {
@@ -38,6 +42,10 @@ impl Explain for Layered<Body> {
             lookup.put_body(self, &parts, body, None)
         });
         self.explained(lookup, admitted, parts)
+    }
+
+    fn has_noted_path(&self, parts: &request::Parts) -> bool {
+        self.config.has_noted_path(parts)
     }
 }
 

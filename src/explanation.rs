@@ -45,6 +45,13 @@ pub struct Explanation {
     pub refused: Option<Reason>,
 }
 
+impl Explanation {
+    /// Whether the layer knows anything of the key.
+    pub(crate) fn knows_something(&self) -> bool {
+        !self.stored.is_empty() || self.in_flight.is_some() || self.refused.is_some()
+    }
+}
+
 /// What a layer would do with a request.
 ///
 /// # Examples

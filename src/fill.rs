@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use crate::{
     body::{ResponseBody, Rest, to_bytes},
-    caught::{Panic, caught},
+    caught::{Panic, catch, caught},
     clock::{before, deadline_in},
     conclude::{Called, Concluded, Sent},
     error::{BodyError, BoxError},
@@ -153,7 +153,9 @@ async fn run<S, ReqB, ResB>(
     let Some(called) = errand.held.answer(call, deadline, reply.closed()).await else {
         return;
     };
-    match errand.conclude(called, asked, scope) {
+    // What of the application's own code runs here and panics is its requester's panic, as a handler's is.
+    let concluded = catch(|| errand.conclude(called, asked, scope));
+    match concluded.unwrap_or_else(Concluded::Panicked) {
         Concluded::Passed(response) => drop(reply.send(Ok(Ok(response)))),
         Concluded::Recorded {
             head,

@@ -208,6 +208,10 @@ impl CacheHandle {
     /// What each layer of this handle would do with a request of this head and no body, and why: one explanation a
     /// layer, in the order in which they were built. Layers without a service are left out.
     ///
+    /// A layer does not know the routes that it is mounted on, but remembers the paths of the requests that it has passed on to its inner
+    /// service. As soon as one layer has had a request for this path, layers that never had one are left out. Before that, all are listed. The
+    /// memory is a filter of 8 KiB: with more than some thousand paths, a layer too many may be listed.
+    ///
     /// The request must have what the keys are made of, as for [`purge_request`](Self::purge_request). Nobody is asked.
     ///
     /// # Examples
@@ -242,10 +246,17 @@ impl CacheHandle {
     #[must_use]
     pub fn explain_with_body(&self, request: &request::Parts, body: &[u8]) -> Vec<Explanation> {
         let layers = self.shared.in_use();
-        layers
-            .iter()
-            .map(|layer| layer.explain(request, body))
-            .collect()
+        let explained = layers.iter().map(|layer| {
+            let explanation = layer.explain(request, body);
+            let serves = layer.has_noted_path(request) || explanation.knows_something();
+            (serves, explanation)
+        });
+        let explained: Vec<_> = explained.collect();
+        let nobody_serves = explained.iter().all(|(serves, _)| !serves);
+        let serving = explained
+            .into_iter()
+            .filter(|(serves, _)| *serves || nobody_serves);
+        serving.map(|(_, explanation)| explanation).collect()
     }
 
     /// Starts no more fills, and waits until those that run have ended, or for as long as `patience`. Hits are still

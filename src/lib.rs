@@ -82,6 +82,7 @@ mod explain;
 mod explanation;
 mod field;
 mod fill;
+mod filter;
 mod flight;
 mod future;
 mod grpc;

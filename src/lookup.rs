@@ -6,6 +6,7 @@ use http::{HeaderMap, Method, request};
 use tokio::time::Instant;
 
 use crate::{
+    clock::lacks_timer,
     config::{Config, Layered},
     entry::{Entry, Life},
     explanation::Standing,
@@ -272,6 +273,7 @@ impl Lookup {
     /// decides: what is purged or expired does not uncover an older one.
     pub(crate) fn look_at(&self, slot: Slot, config: &Config, headers: &HeaderMap) -> Found {
         let now = Instant::now();
+        let is_purged = |entry: &Entry| !config.shared.purges.is_valid(&entry.stamp, self.arrival);
         let mut forward = Forward::VaryMiss;
         let mut stale = None;
         for entry in slot.entries_for(headers, now) {
@@ -279,13 +281,12 @@ impl Lookup {
             let (served, wants_renewal) = match standing {
                 Standing::OtherVariant => continue,
                 Standing::NotForCredentials => {
-                    forward = Forward::Request;
+                    if !is_purged(entry) {
+                        forward = Forward::Request;
+                    }
                     continue;
                 }
-                Standing::Purged => {
-                    forward = Forward::Stale;
-                    break;
-                }
+                Standing::Purged => break,
                 standing => match self.served(standing, entry, config, now) {
                     Ok(served) => served,
                     Err(why) => {
@@ -301,6 +302,10 @@ impl Lookup {
                 now,
                 wants_renewal,
             });
+        }
+        // A purged response is as good as gone, whether a sweep has come by already or not.
+        if stale.is_none() && slot.entries().iter().all(|entry| is_purged(entry)) {
+            forward = Forward::UriMiss;
         }
         Found::Nothing(Missing {
             forward,
@@ -384,7 +389,9 @@ impl Lookup {
         is_known: bool,
     ) -> Option<Reason> {
         let policy = &config.policy;
-        if policy::asks_in_another_unit(parts) {
+        if lacks_timer() {
+            Some(Reason::NoTimer)
+        } else if policy::asks_in_another_unit(parts) {
             Some(Reason::RangeUnit)
         } else if parts.method == Method::HEAD && !(policy.is_by_the_book() && is_known) {
             // It is forwarded as it is, and fills nothing: its answer has no body to store.

@@ -3,7 +3,7 @@
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
-    clock::deadline_in,
+    clock::{deadline_in, has_timer},
     error::PurgeError,
     refresh::Refresh,
     shared::{Shared, count},
@@ -139,7 +139,7 @@ impl Purge {
         let mut purged = self.mark();
         if let Some(lag) = lag {
             let until = deadline_in(lag);
-            if tokio::runtime::Handle::try_current().is_ok() {
+            if has_timer() {
                 tokio::time::sleep_until(until).await;
             }
         }

@@ -196,6 +196,7 @@ pub(crate) struct Recorder {
     /// The budget has no room for it, as was said with its head.
     unrecorded: bool,
     read_along: ReadAlong,
+    is_stored: bool,
     done: bool,
 }
 
@@ -248,6 +249,7 @@ impl Recorder {
             alone: plan.alone,
             unrecorded: answer.unrecorded,
             read_along: ReadAlong::No,
+            is_stored: false,
             done: false,
         }
     }
@@ -392,14 +394,15 @@ impl Recorder {
         self.recording.break_off(error);
     }
 
-    /// Records what is stored already, under the key at which it was found: it is stored anew, in place of that.
-    pub(crate) fn renew(mut self, stored: &Arc<Entry>, found: KeyBytes) {
+    /// Records what is stored already, under the key at which it was found: it is stored anew, in place of that. Returns whether it is.
+    pub(crate) fn renew(mut self, stored: &Arc<Entry>, found: KeyBytes) -> bool {
         self.renewed = Some((found, stored.clone()));
         if let Some(messages) = &mut self.messages {
             messages.push(&stored.body);
         }
         self.recording.hold_back_stored(&stored.body);
         self.end(stored.trailers.as_deref().cloned());
+        self.is_stored
     }
 
     /// The body has come to its end.
@@ -497,6 +500,7 @@ impl Recorder {
         if fits && let Some(replaces) = self.replaces() {
             let memory = &shared.memory;
             memory.put(&self.keys.key, entry, replaces, policy.max_variants);
+            self.is_stored = true;
             if !self.alone {
                 shared.refusals.forget(&self.keys.flight);
             }

@@ -117,6 +117,9 @@ pub(crate) trait Keyed: Send + Sync + fmt::Debug {
 pub(crate) trait Explain: Send + Sync {
     /// What it would do with a request of this head and body.
     fn explain(&self, parts: &request::Parts, body: &[u8]) -> Explanation;
+
+    /// Whether a request for this path may have come to one of its services, and was passed on.
+    fn has_noted_path(&self, parts: &request::Parts) -> bool;
 }
 
 /// A layer that purges by request know.

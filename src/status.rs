@@ -190,6 +190,11 @@ impl CacheStatus {
 
     /// Whether this response is being stored: later requests are answered with it once its body is whole.
     ///
+    /// It is said with the head, so that it is a forecast. The response is not stored after all if its body fails, ends early, takes longer than
+    /// `fill_timeout`, turns out to be longer than `max_body_bytes` where nobody told its length, or is followed by a gRPC status other
+    /// than 0; if the handler speaks to its scope after the head; if it is purged while its body comes in; or if memory is full
+    /// and the store finds other responses more useful.
+    ///
     /// # Examples
     ///
     /// ```
@@ -302,6 +307,18 @@ fn integer(duration: Duration) -> u64 {
     duration.as_secs().min(999_999_999_999_999)
 }
 
+/// Takes `stored` out of a member that was [made](CacheStatus::to_header) with it.
+pub(crate) fn take_stored(member: &mut HeaderValue) {
+    let without = member
+        .to_str()
+        .ok()
+        .and_then(|text| text.rsplit_once("; stored"))
+        .and_then(|(before, after)| HeaderValue::try_from(format!("{before}{after}")).ok());
+    if let Some(without) = without {
+        *member = without;
+    }
+}
+
 /// Adds `fwd-status` to a member that was [made](CacheStatus::to_header) without, if the request was forwarded.
 pub(crate) fn put_forward_status(member: &mut HeaderValue, status: StatusCode) {
     let Ok(text) = member.to_str() else {
@@ -350,11 +367,11 @@ pub enum Forward {
     Bypass,
     /// The request's method is not one that the cache answers.
     Method,
-    /// Nothing is stored under the request's key.
+    /// Nothing is stored under the request's key, or all of it was purged.
     UriMiss,
     /// Something is stored under the request's key, but not for what `Vary` names.
     VaryMiss,
-    /// What is stored is past its lifetime, or was purged.
+    /// What is stored is past its lifetime, or was purged softly. After a hard purge it is [`UriMiss`](Self::UriMiss).
     Stale,
     /// What is stored is not for requests that carry credentials; or the request is one that warms the cache.
     Request,
@@ -466,6 +483,8 @@ reasons! {
     Reentrant = "reentrant",
     /// The cache is shutting down, and starts no more fills.
     ShuttingDown = "shutting-down",
+    /// The tokio runtime has no timer (`enable_time`), so that nothing could end a wait in time.
+    NoTimer = "no-timer",
     /// The answer that this request waited for did not come in time.
     WaitTimeout = "wait-timeout",
     /// As many requests wait for the same answer as may.

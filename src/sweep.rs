@@ -5,9 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::{
+    clock::rest,
     entry::{Entry, Life},
     shared::Shared,
 };
@@ -86,7 +87,7 @@ async fn sweep_once(shared: &Shared) {
         if looked_at < SLICE {
             break;
         }
-        sleep((started.elapsed() * REST).max(Duration::from_millis(1))).await;
+        rest((started.elapsed() * REST).max(Duration::from_millis(1))).await;
     }
     shared.purges.end_sweep(&sweep);
 }

@@ -305,6 +305,11 @@ impl Entry {
         self
     }
 
+    /// What an entry of this head takes at the least, besides its body.
+    pub(crate) fn least_weight(head: &Head, key_bytes: usize) -> u64 {
+        (ENTRY_BYTES + key_bytes + head.weight()) as u64
+    }
+
     /// With its request, which counts as part of it.
     pub(crate) fn recorded(mut self, request: Option<Box<Recorded>>) -> Self {
         let weight = request.as_ref().map_or(0, |request| request.weight());

@@ -46,6 +46,8 @@ impl fmt::Display for KeyPart {
         }
         match &*self.values {
             [] => f.write_str(" (absent)"),
+            // An empty value is not an absent one.
+            [empty] if empty.is_empty() => f.write_str(": \"\""),
             values => write!(f, ": {}", values.join(" | ")),
         }
     }
@@ -78,11 +80,24 @@ pub(crate) fn parts(key: &[u8], headers: &HeaderMap) -> Vec<KeyPart> {
         let (name, values) = if named {
             (text(bytes), Vec::new())
         } else {
-            (String::new(), vec![text(bytes)])
+            (String::new(), vec![value_of(tag, bytes)])
         };
         parts.push(KeyPart { kind, name, values });
     }
     parts
+}
+
+/// A part's own bytes, where they are a value.
+fn value_of(tag: Tag, bytes: &[u8]) -> String {
+    if tag != Tag::LayerNumbered {
+        return text(bytes);
+    }
+    // Little-endian, without the zeros behind.
+    let number = bytes
+        .iter()
+        .rev()
+        .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    number.to_string()
 }
 
 /// The word for a kind of part, and whether its own bytes are a name rather than a value.

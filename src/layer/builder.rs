@@ -9,6 +9,7 @@ use crate::{
     config::{Config, FillMode, KeyMaker, Layered, Report, Waiting},
     entry::Cells,
     error::BuildError,
+    filter::PathFilter,
     handle::CacheHandle,
     key::{self, Head, Key, KeyPrefix},
     policy::{Policy, TagHeader, is_partial},
@@ -769,6 +770,7 @@ where
         fill_mode: builder.fill_mode,
         report: builder.report,
         refreshable: builder.refreshable,
+        paths: PathFilter::default(),
     });
     let name = builder.name.map(String::into_boxed_str);
     let layered = Arc::new(Layered {

@@ -21,6 +21,7 @@ use crate::{
     anew::Anew,
     body::ResponseBody,
     bypass::{self, BypassedPart},
+    clock::lacks_timer,
     config::{Config, Layered},
     entry::Again,
     error::BoxError,
@@ -192,6 +193,7 @@ where
     ResB::Error: Into<BoxError>,
 {
     let config = layered.config.clone();
+    config.note_path(&request.0);
     let Some(page) = scope::enclosing(&request.0.extensions) else {
         return ResponseFuture::pass(inner, request, config, reason);
     };
@@ -271,7 +273,8 @@ where
         Found::Hit(hit) => {
             // Asked in this order: most hits are fresh, and the rest costs more than it seems.
             let may_wait = || config.may_detach() || !policy::only_if_cached(&parts.headers);
-            let claims = hit.wants_renewal && !lookup.acceptance.no_store() && may_wait();
+            let may_fetch = || !lookup.acceptance.no_store() && !lacks_timer();
+            let claims = hit.wants_renewal && may_fetch() && may_wait();
             let claimed = || hit.claim(config, &parts.method);
             let Some(renewal) = claims.then(claimed).flatten() else {
                 let (method, extensions) = (&parts.method, parts.extensions);
@@ -330,6 +333,7 @@ where
     ResB::Error: Into<BoxError>,
 {
     let parts = &missed.request.0;
+    missed.config.note_path(parts);
     let Some(wish) = Wish::of(parts) else {
         return ResponseFuture::long_way(Box::pin(missed.respond()));
     };

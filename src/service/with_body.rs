@@ -17,7 +17,7 @@ use super::{look, origin, pass, replay::ReplayBody};
 use crate::{
     again::{self, Kept},
     body::ResponseBody,
-    clock::{before, deadline_in},
+    clock::{before, deadline_in, lacks_timer},
     config::Layered,
     entry::Again,
     error::BoxError,
@@ -113,6 +113,10 @@ where
         let mut lookup = Lookup::new(config);
         let mut admitted = lookup.admit(&self.layered, &mut parts);
         let is_empty = body.is_end_stream();
+        if !is_empty && lacks_timer() {
+            // Nothing would end the wait for the body.
+            admitted = admitted.and(Err(Reason::NoTimer));
+        }
         if is_empty && admitted.is_ok() {
             admitted = lookup.put_body(&self.layered, &parts, b"", None);
         }

@@ -151,7 +151,12 @@ impl Memory {
 
     /// Whether an entry of this weight can be kept at all.
     pub(crate) fn fits(&self, entry: &Entry) -> bool {
-        u64::from(entry.weight()) <= self.max_bytes
+        self.has_room_for(u64::from(entry.weight()))
+    }
+
+    /// Whether an entry of this weight may be stored at all.
+    pub(crate) fn has_room_for(&self, weight: u64) -> bool {
+        weight <= self.max_bytes
     }
 
     /// Stores an entry beside the other variants under its key, in place of an older one of the same variant, and of what it

@@ -16,6 +16,7 @@ mod invalidation;
 mod ranges;
 mod recordings;
 mod revalidation;
+mod runtimes;
 mod scopes;
 mod sealing;
 mod sequence;

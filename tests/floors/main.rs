@@ -60,10 +60,11 @@ const FLOORS: &[&str] = &[
     "field",
     "grpc",
     "mutant",
+    "filter",
     "status",
     "error",
-    "caught",
     "clock",
+    "caught",
     "sync",
 ];
 
