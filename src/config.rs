@@ -245,6 +245,7 @@ impl<K> KeyMaker<K> {
         parts: &mut request::Parts,
         key: &mut KeyBytes,
     ) -> Result<(Identity, Reach), Reason> {
+        self.selection.admit(parts)?;
         let identity = match (self.selection.identity(&parts.headers), self.credentials) {
             (Err(_), Credentials::IfPermitted) => Identity::Authorized,
             (identity, _) => identity?,

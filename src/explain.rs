@@ -64,6 +64,7 @@ impl<K> Layered<K> {
             layer: self.name.as_deref().map(str::to_owned),
             decision: Decision::Bypass(Reason::Method),
             key: key::parts(&lookup.key, &parts.headers),
+            unknown_extensions: self.keys.selection.unknown_extensions(&parts),
             stored: Vec::new(),
             in_flight: None,
             refused: None,

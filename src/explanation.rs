@@ -37,6 +37,9 @@ pub struct Explanation {
     pub decision: Decision,
     /// The key, as far as it could be made: where a part that has to be there is absent, it is the last one.
     pub key: Vec<KeyPart>,
+    /// The types of the request's extensions that a sealed layer does not account for: they are why the request
+    /// bypasses the cache with [`Reason::UnknownExtension`].
+    pub unknown_extensions: Vec<String>,
     /// What is stored under the key, the newest first, be it for this request or not.
     pub stored: Vec<Stored>,
     /// Whether the inner service is being asked for this key now: how many requests wait for its answer.
@@ -182,6 +185,9 @@ impl fmt::Display for Explanation {
         }
         for part in &self.key {
             write!(f, "\n  key: {part}")?;
+        }
+        for unknown in &self.unknown_extensions {
+            write!(f, "\n  extension not accounted for: {unknown}")?;
         }
         for stored in &self.stored {
             write!(f, "\n  stored: {stored}")?;

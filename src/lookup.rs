@@ -391,6 +391,8 @@ impl Lookup {
         let policy = &config.policy;
         if lacks_timer() {
             Some(Reason::NoTimer)
+        } else if config.selection.has_session(parts) {
+            Some(Reason::Session)
         } else if policy::asks_in_another_unit(parts) {
             Some(Reason::RangeUnit)
         } else if parts.method == Method::HEAD && !(policy.is_by_the_book() && is_known) {

@@ -109,7 +109,8 @@ impl Get {
     /// `None` if the cache would not answer it.
     fn of(layered: &Layered<Head>, post: &request::Parts) -> Option<Self> {
         // The handler sees all of a POST; a fill would see no more than the key has of it.
-        if !layered.config.selection.shows_all() {
+        let selection = &layered.config.selection;
+        if !selection.shows_all() || selection.has_session(post) {
             return None;
         }
         let mut parts = post.clone();

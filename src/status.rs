@@ -459,6 +459,16 @@ reasons! {
     ProxyAuthorization = "proxy-authorization",
     /// The request says who asks in a header that is not in the key: an API key, what a proxy knows of the user.
     ClientIdentity = "client-identity",
+    /// The request has an extension for which the key says that it bypasses the cache
+    /// ([`Key::bypass_if_extension`](crate::Key::bypass_if_extension)).
+    Extension = "extension",
+    /// The key is sealed, and the request has extensions that the layer does not account for
+    /// ([`Key::seal`](crate::Key::seal)).
+    UnknownExtension = "unknown-extension",
+    /// A layer outside the cache has put a session or a cookie jar into the request's extensions: a cookie that it adds
+    /// to the response, because of what the handler does with it, is not seen by the cache
+    /// ([`guide::users`](crate::guide::users)).
+    Session = "session",
     /// A header asks for another method or target than the request line (`X-HTTP-Method-Override`, `X-Original-URL`).
     Override = "override",
     /// The request's `Forwarded` cannot be read.

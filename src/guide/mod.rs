@@ -24,3 +24,8 @@ pub mod by_the_book {}
 #[cfg_attr(feature = "axum", doc = "")]
 #[cfg_attr(feature = "axum", doc = include_str!("../../docs/pitfalls.md"))]
 pub mod pitfalls {}
+
+/// Which pages users share, and where session and cookie layers go.
+#[cfg_attr(feature = "axum", doc = "")]
+#[cfg_attr(feature = "axum", doc = include_str!("../../docs/users.md"))]
+pub mod users {}

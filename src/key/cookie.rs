@@ -15,6 +15,26 @@ pub(super) fn any_besides(headers: &HeaderMap, names: &[Cow<'static, str>]) -> b
     pairs(headers).any(|pair| !names.iter().any(|known| known.as_bytes() == name(pair)))
 }
 
+/// Whether some reader may find a cookie of one of these names. A name that ends in `*` means all that begin with it.
+pub(super) fn may_have(headers: &HeaderMap, names: &[Cow<'static, str>]) -> bool {
+    // Readers differ over quotes and commas: a cookie counts wherever one of them sees it begin.
+    let loose = lines(headers).flat_map(|line| line.split(|b| b";,\"".contains(b)));
+    loose.map(<[u8]>::trim_ascii).any(|pair| {
+        let found = name(pair);
+        let decoded = found.contains(&b'%').then(|| unescape(found));
+        names.iter().any(|wanted| {
+            is_meant(wanted, found) || decoded.as_deref().is_some_and(|d| is_meant(wanted, d))
+        })
+    })
+}
+
+fn is_meant(wanted: &str, name: &[u8]) -> bool {
+    match wanted.strip_suffix('*') {
+        Some(start) => name.starts_with(start.as_bytes()),
+        None => name == wanted.as_bytes(),
+    }
+}
+
 /// Adds the cookies of these names to a key; or all lines as they come, if readers may not agree on what is in them.
 /// Where they are sealed, readers get nothing else than these cookies.
 pub(super) fn put_cookies(

@@ -11,6 +11,7 @@ mod body;
 mod capture;
 mod cookie;
 mod encode;
+mod extensions;
 mod forwarded;
 mod header;
 mod identity;
@@ -32,6 +33,8 @@ use http::{HeaderName, header as field, request::Parts};
 pub use body::{Body, Head};
 pub(crate) use encode::{KeyBytes, KeyPrefix};
 use encode::{Tag, put_optional};
+use extensions::ExtensionType;
+pub use extensions::ExtensionValue;
 use header::Header;
 pub use header::Normalize;
 pub(crate) use header::any_sensitive;
@@ -421,6 +424,96 @@ impl<B> Key<B> {
         self.put_found(Found::extension::<T>(false))
     }
 
+    /// A value of the extension of this type, under a name of yours: for types of other crates, or where a part of the
+    /// extension is enough. The extension has to be there: a request without it bypasses the cache with
+    /// [`Reason::KeyPart`](crate::Reason::KeyPart). Replaces an earlier closure for the same type and name.
+    ///
+    /// The response must depend on nothing else of the extension: the inner service sees all of it. The closure runs
+    /// on every request, also on hits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::Key;
+    ///
+    /// #[derive(Clone)]
+    /// struct Account {
+    ///     tenant: u64,
+    /// }
+    ///
+    /// let key = Key::new().extension_with::<Account>("tenant", |account| account.tenant);
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn extension_with<T: Send + Sync + 'static>(
+        self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl ExtensionValue<T>,
+    ) -> Self {
+        self.put_found(Found::extension_with(name.into(), value))
+    }
+
+    /// A request with an extension of this type bypasses the cache, with [`Reason::Extension`](crate::Reason::Extension):
+    /// pages of users who are logged in are their own, and all others share theirs. The layer that adds the extension
+    /// has to be outside the cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[derive(Clone)]
+    /// # struct User;
+    /// let key = tower_response_cache::Key::new().ignore_cookies().bypass_if_extension::<User>();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn bypass_if_extension<T: Send + Sync + 'static>(mut self) -> Self {
+        self.selection
+            .extensions
+            .bypass_if(ExtensionType::of::<T>());
+        self
+    }
+
+    /// Says that no response depends on the extension of this type, and that the inner service does nothing with it
+    /// that a layer outside the cache turns into a part of the response: for pools, clients and configuration. A sealed
+    /// layer accounts for it; any layer accepts it if it is a session
+    /// ([`Reason::Session`](crate::Reason::Session)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[derive(Clone)]
+    /// # struct Pool;
+    /// let key = tower_response_cache::Key::new().seal().allow_extension::<Pool>();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn allow_extension<T: Send + Sync + 'static>(mut self) -> Self {
+        self.selection
+            .extensions
+            .account_for(ExtensionType::of::<T>());
+        self
+    }
+
+    /// Removes the extension of this type from requests that have a key before the inner service sees them, sealed or
+    /// not. Requests that bypass the cache keep it. A sealed layer accounts for it.
+    ///
+    /// A handler that requires the extension (`Extension<T>` in axum) then fails; one that reads it if it is there
+    /// answers as it does without.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[derive(Clone)]
+    /// # struct User;
+    /// let key = tower_response_cache::Key::new().seal().hide_extension::<User>();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn hide_extension<T: Send + Sync + 'static>(mut self) -> Self {
+        self.selection.extensions.hide(ExtensionType::of::<T>());
+        self
+    }
+
     /// What this closure finds in the request, under a name of yours. `None` means that the request has no key: it
     /// passes by. Replaces an earlier closure of the same name.
     ///
@@ -447,6 +540,9 @@ impl<B> Key<B> {
     }
 
     fn put_found(mut self, found: Found) -> Self {
+        if let Some(known) = found.extension_type() {
+            self.selection.extensions.account_for(known);
+        }
         self.selection.found.retain(|known| !known.is(&found));
         self.selection.found.push(found);
         self
@@ -481,6 +577,27 @@ impl<B> Key<B> {
         self
     }
 
+    /// A request with the cookie of this name bypasses the cache, and all other cookies are ignored: users with a
+    /// session see pages of their own, and analytics or consent cookies do not split the cache. The name may end in
+    /// `*` to mean all that begin with it; call it again for further names.
+    ///
+    /// This is [`ignore_cookies`](Self::ignore_cookies) with an exception. It decides by the request alone: a handler
+    /// that begins a session for a visitor who has none needs the session layer *inside* the cache, where the
+    /// `Set-Cookie` is seen ([`guide::users`](crate::guide::users)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let key = tower_response_cache::Key::new().bypass_if_cookie("session");
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn bypass_if_cookie(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.selection.ignore_cookies = true;
+        self.selection.bypass_cookies.push(name.into());
+        self
+    }
+
     /// Says that the answer does not depend on who asks, though the request says so with `Authorization`,
     /// `Proxy-Authorization`, an API key or what a proxy knows of the user: whoever passes the authorisation that
     /// stands outside the cache sees the same.
@@ -505,9 +622,30 @@ impl<B> Key<B> {
     /// case), and what `Forwarded` and `X-Forwarded-*` say of the target. So does what the message needs to be read and
     /// traced: `Content-Length`, `Transfer-Encoding`, `TE`, `Trailer`, `traceparent`, `tracestate`, `b3`, `X-B3-*`,
     /// `X-Request-Id`, `X-Correlation-Id`, `X-Amzn-Trace-Id`, `X-Cloud-Trace-Context`; and what
-    /// [`let_through`](Self::let_through) names. Everything else goes, validators and ranges too. The request's
-    /// extensions stay, whatever is in them (what layers outside the cache put there, the address of the client), and so does
-    /// the version of HTTP.
+    /// [`let_through`](Self::let_through) names. Everything else goes, validators and ranges too. The version of HTTP stays.
+    ///
+    /// # Extensions
+    ///
+    /// Layers outside the cache may have put the user into the request's extensions. A sealed layer accounts for each
+    /// extension, and a request with one that is unknown bypasses the cache, with
+    /// [`Reason::UnknownExtension`](crate::Reason::UnknownExtension) and, with the feature `tracing`, an event that names its type. Known are:
+    ///
+    /// | extensions | the inner service sees them |
+    /// |---|---|
+    /// | in the key: [`extension`](Self::extension), [`optional_extension`](Self::optional_extension), [`extension_with`](Self::extension_with) | yes |
+    /// | [`allow_extension`](Self::allow_extension) | yes |
+    /// | [`hide_extension`](Self::hide_extension) | no |
+    /// | axum's: path parameters, `MatchedPath`, `NestedPath`, `OriginalUri`, `DefaultBodyLimit`, `ConnectInfo<SocketAddr>`, `MockConnectInfo<SocketAddr>` | yes |
+    /// | hyper's: the spelling of header names | yes |
+    /// | tower-http's: `RequestId` | yes |
+    /// | tonic's: `TcpConnectInfo`, `UdsConnectInfo`, `()`; not `TlsConnectInfo`, which may hold the client's certificate | yes |
+    ///
+    /// A closure of [`part`](Self::part) accounts for none. `http::Extensions` cannot be enumerated: the types of
+    /// servers and routers are recognised by their names, which its `Debug` writes, in whatever version of these crates.
+    /// A handler that answers by the client's address (`ConnectInfo`) needs
+    /// [`hide_extension`](Self::hide_extension), or the address in the key.
+    ///
+    /// # Headers
     ///
     /// In place of an `Accept-Encoding` that is not in the key there is `identity`, for without it any coding would do; a response
     /// that is encoded all the same varies by it.

@@ -1,11 +1,6 @@
 //! Which parts of a request's head are in its key, and so what of it the inner service may see.
 
-use std::{
-    any::{TypeId, type_name},
-    borrow::Cow,
-    fmt,
-    sync::Arc,
-};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderName, header, request::Parts};
 
@@ -14,6 +9,7 @@ use super::capture;
 use super::{
     cookie,
     encode::{KeyBytes, KeyPrefix, Tag, put, put_optional},
+    extensions::{ExtensionRules, ExtensionType, ExtensionValue},
     forwarded,
     header::Header,
     identity::{self, Identity, Says},
@@ -38,6 +34,9 @@ pub(crate) struct Selection {
     #[cfg(feature = "axum")]
     pub(super) captures: Vec<Cow<'static, str>>,
     pub(super) found: Vec<Found>,
+    pub(super) extensions: ExtensionRules,
+    /// A request with one of these cookies bypasses the cache. A name may end in `*`.
+    pub(super) bypass_cookies: Vec<Cow<'static, str>>,
     pub(super) seal: Option<Seal>,
 }
 
@@ -81,7 +80,7 @@ pub(super) struct Found {
     tag: Tag,
     name: Cow<'static, str>,
     /// Of an extension: its name may be another type's too.
-    id: Option<TypeId>,
+    of: Option<ExtensionType>,
     write: Write,
 }
 
@@ -91,8 +90,8 @@ impl Found {
     pub(super) fn extension<T: KeyValue + Send + Sync + 'static>(required: bool) -> Self {
         Self {
             tag: Tag::Extension,
-            name: type_name::<T>().into(),
-            id: Some(TypeId::of::<T>()),
+            name: ExtensionType::of::<T>().name().into(),
+            of: Some(ExtensionType::of::<T>()),
             write: Arc::new(move |parts, key| {
                 match parts.extensions.get::<T>() {
                     Some(value) => value.write(key),
@@ -105,6 +104,27 @@ impl Found {
         }
     }
 
+    /// What a closure makes of an extension that has to be there.
+    pub(super) fn extension_with<T: Send + Sync + 'static>(
+        name: Cow<'static, str>,
+        value: impl ExtensionValue<T>,
+    ) -> Self {
+        Self {
+            tag: Tag::Extension,
+            name,
+            of: Some(ExtensionType::of::<T>()),
+            write: Arc::new(move |parts, key| {
+                value(parts.extensions.get::<T>()?).write(key);
+                Some(())
+            }),
+        }
+    }
+
+    /// The type of the extension that is read, if it is one.
+    pub(super) fn extension_type(&self) -> Option<ExtensionType> {
+        self.of
+    }
+
     pub(super) fn part<F, V>(name: Cow<'static, str>, find: F) -> Self
     where
         F: Fn(&Parts) -> Option<V> + Send + Sync + 'static,
@@ -113,7 +133,7 @@ impl Found {
         Self {
             tag: Tag::Part,
             name,
-            id: None,
+            of: None,
             write: Arc::new(move |parts, key| {
                 find(parts)?.write(key);
                 Some(())
@@ -122,7 +142,7 @@ impl Found {
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {
-        (self.tag, self.id, &self.name) == (other.tag, other.id, &other.name)
+        (self.tag, self.of, &self.name) == (other.tag, other.of, &other.name)
     }
 }
 
@@ -241,7 +261,35 @@ impl Selection {
 
     /// Whether a closure reads of the request what nobody knows.
     pub(super) fn reads_at_will(&self) -> bool {
-        self.found.iter().any(|found| found.id.is_none())
+        self.found.iter().any(|found| found.of.is_none())
+    }
+
+    /// Whether the cache may answer the request, as far as the user's rules on cookies and extensions and the seal go.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which it bypasses the cache.
+    #[inline]
+    pub(crate) fn admit(&self, parts: &Parts) -> Result<(), Reason> {
+        if !self.bypass_cookies.is_empty() && cookie::may_have(&parts.headers, &self.bypass_cookies)
+        {
+            return Err(Reason::Cookie);
+        }
+        self.extensions.admit(&parts.extensions, self.is_sealed())
+    }
+
+    /// The names of the types of extensions for which a sealed request bypasses the cache.
+    pub(crate) fn unknown_extensions(&self, parts: &Parts) -> Vec<String> {
+        if self.is_sealed() {
+            self.extensions.unknown(&parts.extensions)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether a layer outside the cache may add a cookie to the response because of what the handler does.
+    pub(crate) fn has_session(&self, parts: &Parts) -> bool {
+        self.extensions.has_session(&parts.extensions)
     }
 
     /// What the request says of who asks, as far as the inner service will see it.
@@ -306,7 +354,9 @@ impl Selection {
 
     /// Whether the inner service sees every request as it came.
     pub(crate) fn shows_all(&self) -> bool {
-        !self.is_sealed() && self.headers.iter().all(Header::is_as_it_comes)
+        !self.is_sealed()
+            && !self.extensions.hides_any()
+            && self.headers.iter().all(Header::is_as_it_comes)
     }
 
     /// Whether the host is in the key.
@@ -329,6 +379,7 @@ impl Selection {
         for header in &self.headers {
             header.show(&mut parts.headers);
         }
+        self.extensions.apply_to(&mut parts.extensions);
         if let Some(seal) = &self.seal {
             self.seal(seal, parts);
         }

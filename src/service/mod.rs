@@ -273,8 +273,9 @@ where
         Found::Hit(hit) => {
             // Asked in this order: most hits are fresh, and the rest costs more than it seems.
             let may_wait = || config.may_detach() || !policy::only_if_cached(&parts.headers);
+            let is_shared = || !config.selection.has_session(&parts);
             let may_fetch = || !lookup.acceptance.no_store() && !lacks_timer();
-            let claims = hit.wants_renewal && may_fetch() && may_wait();
+            let claims = hit.wants_renewal && may_fetch() && may_wait() && is_shared();
             let claimed = || hit.claim(config, &parts.method);
             let Some(renewal) = claims.then(claimed).flatten() else {
                 let (method, extensions) = (&parts.method, parts.extensions);

@@ -20,6 +20,7 @@ mod runtimes;
 mod scopes;
 mod sealing;
 mod sequence;
+mod served;
 mod sessions;
 mod status;
 mod store_if;

@@ -239,3 +239,60 @@ async fn without_a_key_of_the_message_calls_pass_by() {
     assert_eq!(greet(&channel, "Ann").await.unwrap().0, "hello Ann, call 1");
     assert_eq!(greet(&channel, "Ann").await.unwrap().0, "hello Ann, call 2");
 }
+
+/// What an interceptor outside the cache makes of metadata.
+#[derive(Debug, Clone)]
+struct User;
+
+fn authenticate(mut request: Request<()>) -> Result<Request<()>, Status> {
+    if request.metadata().contains_key("x-user-name") {
+        request.extensions_mut().insert(User);
+    }
+    Ok(request)
+}
+
+/// As [`greet`], with a name in the metadata: what the cache says.
+async fn greet_as(channel: &Channel, user: Option<&str>) -> String {
+    let mut grpc = client::Grpc::new(channel.clone());
+    in_time(grpc.ready()).await.unwrap();
+    let path = PathAndQuery::from_static("/fits.Greeter/Greet");
+    let mut question = Request::new(Question {
+        text: "Ann".to_owned(),
+    });
+    if let Some(user) = user {
+        let user = user.parse().unwrap();
+        question.metadata_mut().insert("x-user-name", user);
+    }
+    let codec = ProstCodec::<Question, Reply>::default();
+    let reply = in_time(grpc.unary(question, path, codec)).await.unwrap();
+    let status = reply.metadata().get("cache-status").unwrap();
+    status.to_str().unwrap().to_owned()
+}
+
+// Invariant 15.
+#[tokio::test]
+async fn a_sealed_call_is_a_hit_without_a_user_and_bypasses_with_one() {
+    let cache = CacheLayer::builder().key(Key::grpc(64 * 1024).seal());
+    let layers = ServiceBuilder::new()
+        .layer(InterceptorLayer::new(authenticate))
+        .layer(cache.build())
+        .into_inner();
+    let server = Serving::start(|listener| async {
+        let server = Server::builder()
+            .layer(layers)
+            .add_service(Greeter::default());
+        server
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+            .unwrap();
+    })
+    .await;
+    let channel = channel(&server).await;
+    assert!(greet_as(&channel, None).await.ends_with("; stored"));
+    assert!(greet_as(&channel, None).await.contains("; hit"));
+    for _ in 0..2 {
+        let status = greet_as(&channel, Some("ann")).await;
+        assert!(status.ends_with("detail=unknown-extension"), "{status}");
+    }
+    assert!(greet_as(&channel, None).await.contains("; hit"));
+}
