@@ -103,6 +103,7 @@ where
         lookup.reach = asked.reach;
         let identity = self.config.selection.identity(&parts.headers);
         lookup.identity = identity.unwrap_or(Identity::Authorized);
+        lookup.fragment = entry.head.vary.fragment().clone();
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let missed = Missed {
             config: self.config.clone(),

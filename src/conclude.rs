@@ -379,6 +379,7 @@ impl Errand {
         }
         let candidate = Candidate {
             identity: self.identity,
+            fragment: &self.keys.fragment,
             selection: &self.config.selection,
             request_headers: &asked.headers,
             headers_as_asked: asked.as_asked.as_ref().unwrap_or(&asked.headers),

@@ -51,6 +51,7 @@
 //! | tags and lifetimes from deep inside a handler | [`scope`], [`CacheScope`] |
 //! | what was done with a request, and why | [`CacheStatus`], [`Reason`] |
 //! | what would be done with a request, and why | [`CacheHandle::explain`], [`Explanation`] |
+//! | fragments of pages (htmx, Turbo…) | [`guide::fragments`] |
 //! | users, sessions and cookies: which pages are shared | [`guide::users`] |
 //! | keys and tags in one file | [`guide::keys_and_tags`] |
 //! | testing your own service with paused time | [`guide::paused_time`] |

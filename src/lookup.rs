@@ -11,7 +11,7 @@ use crate::{
     entry::{Entry, Life},
     explanation::Standing,
     field::NoVarySearch,
-    key::{self, Body, Identity, KeyBytes, Reach},
+    key::{self, Body, Fragment, Identity, KeyBytes, Reach},
     policy::{self, Acceptance},
     recorder::{Keys, Searched},
     renewal::Renewal,
@@ -31,6 +31,8 @@ pub(crate) struct Lookup {
     /// Where the key has not all of the query in it.
     search: Option<Box<Search>>,
     pub(crate) identity: Identity,
+    /// Which fragment of a page is asked for.
+    pub(crate) fragment: Fragment,
     /// Taken before the store is looked at.
     pub(crate) arrival: Arrival,
     /// What the request accepts of what is stored.
@@ -147,6 +149,7 @@ impl Lookup {
             reach: Reach::default(),
             search: None,
             identity: Identity::None,
+            fragment: Fragment::default(),
             arrival: config.shared.purges.arrive(),
             acceptance: Acceptance::default(),
         }
@@ -257,6 +260,7 @@ impl Lookup {
         let policy = &layered.config.policy;
         policy.admit_preconditions(&parts.headers)?;
         (self.identity, self.reach) = layered.keys.make(parts, &mut self.key)?;
+        self.fragment = layered.keys.selection.fragment(&parts.headers)?;
         self.acceptance = policy.acceptance(parts);
         Ok(())
     }
@@ -276,7 +280,7 @@ impl Lookup {
         let is_purged = |entry: &Entry| !config.shared.purges.is_valid(&entry.stamp, self.arrival);
         let mut forward = Forward::VaryMiss;
         let mut stale = None;
-        for entry in slot.entries_for(headers, now) {
+        for entry in slot.entries_for(&self.fragment, headers, now) {
             let standing = self.standing(entry, config, headers, now);
             let (served, wants_renewal) = match standing {
                 Standing::OtherVariant => continue,
@@ -365,7 +369,7 @@ impl Lookup {
         now: Instant,
     ) -> Standing {
         let head = &entry.head;
-        if !head.vary.matches(headers) {
+        if !head.vary.is_for(&self.fragment, headers) {
             Standing::OtherVariant
         } else if !self.may_be_told(head.for_authorized) {
             Standing::NotForCredentials
@@ -410,7 +414,7 @@ impl Lookup {
     /// Whether a response that this request waited for is for it.
     pub(crate) fn is_answered_by(&self, told: &Told, config: &Config, headers: &HeaderMap) -> bool {
         self.may_be_told(told.head.for_authorized)
-            && told.head.vary.matches(headers)
+            && told.head.vary.is_for(&self.fragment, headers)
             && self.is_for_this_query(told, config)
     }
 
@@ -454,6 +458,7 @@ impl Lookup {
         if self.identity == Identity::Authorized {
             key::put_authorized(&mut flight);
         }
+        key::put_fragment(&mut flight, &self.fragment);
         if let Some(vary) = vary {
             vary.put(headers, &mut flight);
         }
@@ -474,6 +479,7 @@ impl Lookup {
             request: self.request_hash(config),
             target: config.target_hash(parts),
             searched,
+            fragment: self.fragment.clone(),
             flight,
         }
     }

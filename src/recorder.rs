@@ -14,7 +14,7 @@ use crate::{
     error::BodyError,
     flight::{Leader, Opinion},
     grpc::{self, Messages},
-    key::{Identity, KeyBytes, Reach},
+    key::{Fragment, Identity, KeyBytes, Reach},
     mutant::Mutant,
     pinned::Pinned,
     policy::{BodyTag, Plan},
@@ -37,6 +37,8 @@ pub(crate) struct Keys {
     pub(crate) target: u64,
     /// Where the response may say what of the query matters.
     pub(crate) searched: Option<Searched>,
+    /// Which fragment of a page the response is.
+    pub(crate) fragment: Fragment,
     /// The key by which requests wait for each other: the stored one, with the variant and what sets callers apart.
     pub(crate) flight: KeyBytes,
 }

@@ -469,6 +469,9 @@ reasons! {
     /// to the response, because of what the handler does with it, is not seen by the cache
     /// ([`guide::users`](crate::guide::users)).
     Session = "session",
+    /// The request is for a fragment of a page, and says so at greater length than the cache tells fragments apart
+    /// ([`fragments`](crate::CacheLayerBuilder::fragments)).
+    Fragment = "fragment",
     /// A header asks for another method or target than the request line (`X-HTTP-Method-Override`, `X-Original-URL`).
     Override = "override",
     /// The request's `Forwarded` cannot be read.

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{
-    key::{self, KeyBytes},
+    key::{self, Fragment, KeyBytes},
     status::Reason,
 };
 
@@ -15,6 +15,8 @@ pub(crate) struct Vary {
     /// Whether the order of languages that are equally welcome does not matter, as RFC 9110 §12.5.4 has it. Handlers may take it
     /// for one of preference.
     any_order: bool,
+    /// Which fragment of a page the response is: told apart as if `Vary` named the headers that ask for one.
+    fragment: Fragment,
 }
 
 #[derive(Debug, Clone)]
@@ -83,7 +85,24 @@ impl Vary {
         Ok(Self {
             fields: names.into_iter().map(with_value).collect(),
             any_order,
+            fragment: Fragment::default(),
         })
+    }
+
+    /// Of a response that is this fragment of a page.
+    pub(crate) fn of_fragment(mut self, fragment: &Fragment) -> Self {
+        self.fragment = fragment.clone();
+        self
+    }
+
+    /// Which fragment of a page the response is.
+    pub(crate) fn fragment(&self) -> &Fragment {
+        &self.fragment
+    }
+
+    /// Whether a request for this fragment, with these headers, is answered by the response.
+    pub(crate) fn is_for(&self, fragment: &Fragment, request: &HeaderMap) -> bool {
+        self.fragment == *fragment && self.matches(request)
     }
 
     /// Whether every nominated field has the value that it had, however it is spelled (RFC 9111 §4.1).
@@ -102,11 +121,13 @@ impl Vary {
     /// Whether two responses are for the same requests.
     pub(crate) fn same_variant(&self, other: &Self) -> bool {
         let same = |(a, b): (&Field, &Field)| a.name == b.name && a.normal == b.normal;
-        self.fields.len() == other.fields.len() && self.fields.iter().zip(&other.fields).all(same)
+        self.fragment == other.fragment
+            && self.fields.len() == other.fields.len()
+            && self.fields.iter().zip(&other.fields).all(same)
     }
 
     /// Whether two responses tell requests apart by the same fields: then either is for other requests than the other, or
-    /// for the same.
+    /// for the same. Fragments are told apart by all.
     pub(crate) fn same_fields(&self, other: &Self) -> bool {
         let same = |(a, b): (&Field, &Field)| a.name == b.name;
         self.fields.len() == other.fields.len() && self.fields.iter().zip(&other.fields).all(same)
@@ -115,7 +136,7 @@ impl Vary {
     /// Whether a response that tells requests apart by these fields is for all that one is which does so by the others.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         let names = |vary: &Self, name| vary.names().any(|known| known == name);
-        self.names().all(|name| names(other, name))
+        self.fragment == other.fragment && self.names().all(|name| names(other, name))
     }
 
     /// The fields that are told apart.
@@ -133,10 +154,15 @@ impl Vary {
 
     /// Each field, with the value that it had, as far as people may be told.
     pub(crate) fn told(&self) -> impl Iterator<Item = (HeaderName, Option<String>)> {
-        self.fields.iter().map(|field| {
+        let fragment = self.fragment.told().map(|(name, value)| {
+            let value = value.map_or_else(|| "(present)".to_owned(), key::text);
+            (name, Some(value))
+        });
+        let fields = self.fields.iter().map(|field| {
             let told = |value| key::told(&field.name, value, field.is_sensitive);
             (field.name.clone(), field.value.as_deref().map(told))
-        })
+        });
+        fragment.chain(fields)
     }
 
     pub(crate) fn weight(&self) -> usize {
@@ -147,7 +173,8 @@ impl Vary {
                 let values = length(&field.value) + length(&field.normal);
                 field.name.as_str().len() + values + 80
             })
-            .sum()
+            .sum::<usize>()
+            + self.fragment.weight()
     }
 }
 

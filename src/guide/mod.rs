@@ -25,6 +25,11 @@ pub mod by_the_book {}
 #[cfg_attr(feature = "axum", doc = include_str!("../../docs/pitfalls.md"))]
 pub mod pitfalls {}
 
+/// Fragments of pages (htmx, Turbo, Inertia, Unpoly…), and the `Vary` that handlers should send.
+#[doc = ""]
+#[doc = include_str!("../../docs/fragments.md")]
+pub mod fragments {}
+
 /// Which pages users share, and where session and cookie layers go.
 #[cfg_attr(feature = "axum", doc = "")]
 #[cfg_attr(feature = "axum", doc = include_str!("../../docs/users.md"))]

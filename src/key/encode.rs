@@ -64,6 +64,8 @@ tags! {
     Absent = 30,
     /// The query, as far as a response has said that it matters.
     Search = 31,
+    /// The fragment of a page that is asked for. In the keys of flights alone.
+    Fragment = 40,
 }
 
 pub(super) fn put(key: &mut KeyBytes, tag: Tag, value: &[u8]) {

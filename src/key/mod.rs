@@ -13,6 +13,7 @@ mod cookie;
 mod encode;
 mod extensions;
 mod forwarded;
+mod fragments;
 mod header;
 mod identity;
 #[cfg(any(test, fuzzing))]
@@ -35,6 +36,7 @@ pub(crate) use encode::{KeyBytes, KeyPrefix};
 use encode::{Tag, put_optional};
 use extensions::ExtensionType;
 pub use extensions::ExtensionValue;
+pub(crate) use fragments::Fragment;
 use header::Header;
 pub use header::Normalize;
 pub(crate) use header::any_sensitive;
@@ -715,6 +717,13 @@ fn is_text(line: &[u8]) -> bool {
 /// Adds the value of a header that a response's `Vary` names.
 pub(crate) fn put_variant(key: &mut KeyBytes, name: &HeaderName, value: Option<&[u8]>) {
     put_optional(key, Tag::Variant, name.as_str().as_bytes(), value);
+}
+
+/// Adds the fragment of a page that a request is for, if it is not for the page.
+pub(crate) fn put_fragment(key: &mut KeyBytes, fragment: &Fragment) {
+    if let Some(fragment) = fragment.as_bytes() {
+        put_optional(key, Tag::Fragment, b"", Some(fragment));
+    }
 }
 
 /// Sets the requests that carry an unkeyed `Authorization` apart, so that nobody waits for an answer that may be theirs alone.

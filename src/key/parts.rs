@@ -134,6 +134,7 @@ fn word(tag: Tag) -> (&'static str, bool) {
         Tag::GrpcMessage => ("gRPC message", true),
         Tag::Trailer => ("trailer", true),
         Tag::Variant => ("variant", true),
+        Tag::Fragment => ("fragment", true),
         Tag::Authorized => ("authorized", true),
     }
 }

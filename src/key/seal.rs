@@ -106,7 +106,7 @@ impl Selection {
                 let rest = match *name {
                     header::COOKIE => cookie::sealed(headers, &self.cookies),
                     header::FORWARDED => forwarded::sealed(headers),
-                    _ => None,
+                    _ => self.sealed_fragment(headers, name),
                 };
                 let is_sensitive = any_sensitive(headers, name);
                 kept.extend(rest.map(|mut line| {
@@ -140,6 +140,7 @@ impl Selection {
             (*name == header::HOST && !self.ignore_authority) || forwarded::tells_target(name);
         let kept = self.keys_header(name)
             || target
+            || self.keeps_for_fragments(name)
             || seal.let_through.contains(name)
             || HARMLESS.contains(name);
         !kept

@@ -38,6 +38,8 @@ pub(crate) struct Selection {
     /// A request with one of these cookies bypasses the cache. A name may end in `*`.
     pub(super) bypass_cookies: Vec<Cow<'static, str>>,
     pub(super) seal: Option<Seal>,
+    /// Whether requests for fragments of a page are told apart.
+    pub(super) fragments: bool,
 }
 
 /// A part that is looked for in the request: an extension, or what a closure makes of it.
@@ -262,6 +264,12 @@ impl Selection {
     /// Whether a closure reads of the request what nobody knows.
     pub(super) fn reads_at_will(&self) -> bool {
         self.found.iter().any(|found| found.of.is_none())
+    }
+
+    /// With fragments of a page told apart, or not.
+    pub(crate) fn with_fragments(mut self, told_apart: bool) -> Self {
+        self.fragments = told_apart;
+        self
     }
 
     /// Whether the cache may answer the request, as far as the user's rules on cookies and extensions and the seal go.

@@ -754,7 +754,7 @@ where
     let [namespace, version] = &shared.namespace;
     let prefix = KeyPrefix::new(namespace, version, builder.name.as_deref(), shared.number());
     let (selection, body) = builder.key.into_parts();
-    let selection = Arc::new(selection);
+    let selection = Arc::new(selection.with_fragments(builder.policy.fragments));
     let keys = Arc::new(KeyMaker {
         prefix,
         selection: selection.clone(),

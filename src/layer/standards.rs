@@ -40,6 +40,7 @@ impl<B, R> CacheLayerBuilder<B, R> {
         policy.cache_groups = true;
         policy.no_vary_search = true;
         policy.whole_for_ranges = false;
+        policy.fragments = false;
         self
     }
 
@@ -230,6 +231,41 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
+    /// Whether requests for fragments of a page are told apart from requests for the page, and from each other. Defaults
+    /// to yes; [`rfc9111`](Self::rfc9111) switches it off, since there `Vary` decides.
+    ///
+    /// htmx, Turbo, Inertia, PJAX, Unpoly, React Server Components, Alpine AJAX, fixi and Datastar ask for a part of a page by
+    /// the page's own URL, with a header. Where the handler forgets `Vary`, the fragment would be served as the page. So
+    /// stored responses are told apart by these headers, as variants of one page:
+    ///
+    /// | headers | count |
+    /// |---|---|
+    /// | `HX-Request`, `HX-Boosted`, `HX-History-Restore-Request`, `X-PJAX`, `X-Inertia`, `RSC`, `Next-Router-Prefetch`, `X-Alpine-Request`, `FX-Request`, `Datastar-Request` | as present or absent |
+    /// | `X-Requested-With: XMLHttpRequest` | as present or absent; any other value does not count |
+    /// | `HX-Target`, `Turbo-Frame`, `X-PJAX-Container`, `X-Inertia-*`, `X-Up-*`, `Next-Router-State-Tree`, `Next-Router-Segment-Prefetch`, `X-Alpine-Target` | by value, up to 64 bytes |
+    ///
+    /// A request with a longer value, or with more than 16 of these headers, bypasses the cache, with
+    /// [`Reason::Fragment`](crate::Reason::Fragment). At most [`max_variants`](CacheLayerBuilder::max_variants) fragments of a page
+    /// are stored; the oldest leaves, and never the page for a fragment. A header that the [`Key`](crate::Key) names is compared
+    /// there instead. Behind a [seal](crate::Key::seal), the inner service sees these headers; those that count as present have one
+    /// value.
+    ///
+    /// Fragments are no part of what a purge compares: [`purge_request`](crate::CacheHandle::purge_request) and unsafe methods
+    /// purge the page with all of its fragments. Handlers should send `Vary` all the same, for browsers and for caches
+    /// downstream ([`guide::fragments`](crate::guide::fragments)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// // All responses are for pages, whatever header a request has.
+    /// let cache = tower_response_cache::CacheLayer::builder().fragments(false).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn fragments(mut self, told_apart: bool) -> Self {
+        self.policy.fragments = told_apart;
+        self
+    }
+
     /// Gives a stored response a weak `ETag` made of its body, if the inner service sent none. Clients can then revalidate it, and get
     /// a 304 while it has not changed. The first response, which is sent while its body comes in, has none yet. Defaults to no.
     ///
@@ -262,8 +298,8 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
-    /// How many variants of a response (`Vary`) are kept side by side; beyond them, the oldest leaves. Defaults to 12; none
-    /// is as one.
+    /// How many variants of a response (`Vary`) are kept side by side; beyond them, the oldest leaves. As many
+    /// [fragments](Self::fragments) of a page are kept beside its own variants. Defaults to 12; none is as one.
     ///
     /// # Examples
     ///

@@ -14,7 +14,7 @@ use crate::{
     entry::{Entry, Head},
     field::{NoVarySearch, ResponseControl, retain},
     grpc::is_grpc,
-    key::{Identity, Selection},
+    key::{Fragment, Identity, Selection},
     status::{Reason, ServedStale},
     tags::{Tag, TagNames, Tags, scope::Gathered},
     vary::Vary,
@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Candidate<'a> {
     pub(crate) identity: Identity,
+    /// Which fragment of a page the request is for.
+    pub(crate) fragment: &'a Fragment,
     pub(crate) selection: &'a Selection,
     pub(crate) request_headers: &'a HeaderMap,
     /// As they were before a seal.
@@ -131,6 +133,7 @@ impl Policy {
         let vary = Vary::of(headers, asked, any_order, |name| {
             candidate.selection.settles(name, encoded)
         })?;
+        let vary = vary.of_fragment(candidate.fragment);
         let grpc = is_grpc(headers);
         // An answer to a call that is no gRPC (a proxy's page) is a failure in another form.
         let answers_call = is_grpc(candidate.request_headers);

@@ -67,6 +67,8 @@ pub(crate) struct Policy {
     pub(crate) invalidation: bool,
     pub(crate) etag_from_body: Option<BodyTag>,
     pub(crate) max_variants: usize,
+    /// Whether requests for fragments of a page are told apart, whatever `Vary` says.
+    pub(crate) fragments: bool,
 }
 
 /// How long what says nothing of its lifetime is fresh, by how long it has not been modified.
@@ -120,6 +122,7 @@ impl Default for Policy {
             invalidation: true,
             etag_from_body: None,
             max_variants: 12,
+            fragments: true,
         }
     }
 }

@@ -5,7 +5,7 @@ use http_body::SizeHint;
 
 use super::*;
 use crate::{
-    key::{Identity, Selection},
+    key::{Fragment, Identity, Selection},
     tags::{Tag, scope::Gathered},
 };
 
@@ -15,6 +15,7 @@ fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verd
     parts.extensions.insert(tags);
     policy.judge(&Candidate {
         identity,
+        fragment: &Fragment::default(),
         selection: &Selection::default(),
         request_headers: &HeaderMap::new(),
         headers_as_asked: &HeaderMap::new(),

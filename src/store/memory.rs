@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     entry::{Entry, Life},
+    key::Fragment,
     vary::Vary,
 };
 
@@ -84,6 +85,7 @@ impl Slot {
     /// chosen comes after a fresh one that does (RFC 9111 §4.1).
     pub(crate) fn entries_for(
         &self,
+        fragment: &Fragment,
         headers: &HeaderMap,
         now: Instant,
     ) -> impl Iterator<Item = &Arc<Entry>> {
@@ -91,7 +93,8 @@ impl Slot {
         let is_chosen = |entry: &&Arc<Entry>| {
             let head = &entry.head;
             let is_fresh = || matches!(entry.life(now), Life::Fresh(_));
-            entries.len() > 1 && head.names_fields && head.vary.matches(headers) && is_fresh()
+            let is_for = || head.vary.is_for(fragment, headers);
+            entries.len() > 1 && head.names_fields && is_for() && is_fresh()
         };
         let has_chosen = entries.iter().any(|entry| is_chosen(&entry));
         let comes_first = move |entry: &&Arc<Entry>| !has_chosen || entry.head.names_fields;
@@ -114,7 +117,8 @@ impl Slot {
         same.any(|other| other.head.received > entry.head.received)
     }
 
-    /// With this entry in place of what was stored for the same variant. Beyond so many, the oldest leaves.
+    /// With this entry in place of what was stored for the same variant. Beyond so many, the oldest leaves: of the variants
+    /// of the page, and of its fragments, so that requests for fragments cost no page.
     fn with(&self, entry: Arc<Entry>, replaces: Replaces<'_>, max_variants: usize) -> Option<Self> {
         let others = self
             .entries()
@@ -125,7 +129,13 @@ impl Slot {
         let mut entries: Vec<_> = std::iter::once(entry.clone()).chain(others).collect();
         // Those that came first leave first; what is left is looked at by when it was made.
         entries.sort_by_key(|entry| Reverse(entry.head.received));
-        entries.truncate(max_variants);
+        let mut places = [max_variants; 2];
+        entries.retain(|entry| {
+            let places = &mut places[usize::from(entry.head.vary.fragment().is_page())];
+            let is_kept = *places > 0;
+            *places = places.saturating_sub(1);
+            is_kept
+        });
         entries.sort_by_key(|entry| Reverse(entry.head.date));
         Self::of(entries)
     }
