@@ -540,6 +540,8 @@ struct Spec {
     cookies: Vec<&'static str>,
     /// The extension is in the key; it has to be there.
     user: Option<bool>,
+    /// The extension is kept from the handler.
+    hides_user: bool,
     /// A closure finds the header `x-tenant`, or the request has no key.
     tenant: bool,
     ignores_authority: bool,
@@ -579,6 +581,7 @@ impl Spec {
         key = match self.user {
             Some(true) => key.extension::<User>(),
             Some(false) => key.optional_extension::<User>(),
+            None if self.hides_user => key.hide_extension::<User>(),
             None => key,
         };
         if self.tenant {
@@ -590,7 +593,7 @@ impl Spec {
             key = key.ignore_authority();
         }
         if self.sealed {
-            key = key.seal();
+            key = key.seal().allow_extension::<Serial>();
         }
         if self.seals_query {
             key = key.seal_query();
@@ -985,6 +988,9 @@ fn passes_by(spec: &Spec, asker: &Asker) -> bool {
         all.any(|(name, _)| !spec.cookies.iter().any(|known| known.as_bytes() == name))
     };
     let says_who = || is_unkeyed("cookie") && other_cookies() || others.into_iter().any(is_unkeyed);
+    let has_unkeyed_user = || {
+        spec.user.is_none() && !spec.hides_user && asker.parts.extensions.get::<User>().is_some()
+    };
     (*method != Method::GET && *method != Method::HEAD)
         || asker.body > 0
         || headers.contains_key(header::UPGRADE)
@@ -992,6 +998,7 @@ fn passes_by(spec: &Spec, asker: &Asker) -> bool {
         || (spec.user == Some(true) && asker.parts.extensions.get::<User>().is_none())
         || (spec.tenant && !headers.contains_key("x-tenant"))
         || (!spec.sealed && says_who())
+        || (spec.sealed && has_unkeyed_user())
 }
 
 /// What a handler is shown of a request with a key; `whole` if it is asked on behalf of all.
@@ -1157,7 +1164,7 @@ impl Given {
 
     /// The request has no key, or is none that the cache answers.
     fn has_passed_by(&self) -> bool {
-        const WITHOUT_A_KEY: [Reason; 10] = [
+        const WITHOUT_A_KEY: [Reason; 11] = [
             Reason::Method,
             Reason::Upgrade,
             Reason::RequestBody,
@@ -1168,6 +1175,7 @@ impl Given {
             Reason::Forwarded,
             Reason::KeyPart,
             Reason::KeyTooLong,
+            Reason::UnknownExtension,
         ];
         self.reason
             .is_some_and(|reason| WITHOUT_A_KEY.contains(&reason))
@@ -1279,7 +1287,8 @@ fn judge_own(spec: &Spec, asker: &Asker, seen: &Seen, given: &Given) -> Result<(
     let is_right = saw.method == asked.method
         && shown_targets(spec, saw, false) == shown_targets(spec, asked, true)
         && saw.headers == shown(spec, asked, !alone)
-        && saw.extensions.get::<User>() == asked.extensions.get::<User>()
+        && saw.extensions.get::<User>()
+            == asked.extensions.get::<User>().filter(|_| !spec.hides_user)
         && seen.body == 0;
     sound(is_right, Wrong::Shown)
 }
@@ -1730,7 +1739,7 @@ fn specs() -> Vec<Spec> {
     ]
 }
 
-/// The same, half of them with their query sealed too.
+/// The same, half of them with their query sealed too and the user hidden.
 fn sealed() -> Vec<Spec> {
     let sealed = |(number, spec): (usize, Spec)| {
         let seals_query = !number.is_multiple_of(3);
@@ -1743,6 +1752,7 @@ fn sealed() -> Vec<Spec> {
             Spec {
                 sealed: true,
                 seals_query: true,
+                hides_user: spec.user.is_none(),
                 ..spec
             },
         ]
@@ -1867,6 +1877,7 @@ fn a_map_is_found_out_to_be_no_cache() {
 fn a_seal_that_leaks_is_found_out() {
     let spec = Spec {
         sealed: true,
+        hides_user: true,
         ..Spec::default()
     };
     let leaks = [Wrong::Unsealed, Wrong::Shown, Wrong::ShownToAnother];
@@ -1892,7 +1903,12 @@ fn a_seal_that_leaks_is_found_out() {
     shows(
         "no seal",
         spec.clone(),
-        fault(|_| Key::new().ignore_cookies().ignore_authorization()),
+        fault(|_| {
+            Key::new()
+                .ignore_cookies()
+                .ignore_authorization()
+                .hide_extension::<User>()
+        }),
         &who,
     );
     let parameters = Parameters::Only(&["page", "sort"]);
@@ -1904,7 +1920,10 @@ fn a_seal_that_leaks_is_found_out() {
     shows(
         "the query",
         query,
-        fault(|_| Key::new().query(["page", "sort"]).seal()),
+        fault(|_| {
+            let key = Key::new().query(["page", "sort"]).seal();
+            key.allow_extension::<Serial>().hide_extension::<User>()
+        }),
         &[Wrong::Shown, Wrong::ShownToAnother],
     );
 }

@@ -351,10 +351,11 @@ async fn a_sealed_service_sees_what_is_in_the_key_and_nothing_else() {
     let always = "host: shop.example\nx-forwarded-proto: https\nforwarded: host=shop.example\ntraceparent: 00-1-2-01\naccept-encoding: identity";
     let tenant = "tenant north";
     assert_eq!(
-        seen(Key::new().seal(), laden()).await,
+        seen(Key::new().seal().allow_extension::<Tenant>(), laden()).await,
         format!("GET /?page=1&utm_source=x\n{always}\n{tenant}")
     );
     let key = Key::new().query(["page"]).cookie("theme").cookie("region");
+    let key = key.allow_extension::<Tenant>();
     assert_eq!(
         seen(key.header(ACCEPT_LANGUAGE).seal_query(), laden()).await,
         format!(
@@ -365,7 +366,10 @@ async fn a_sealed_service_sees_what_is_in_the_key_and_nothing_else() {
             )
         )
     );
-    let key = Key::new().seal().let_through(USER_AGENT);
+    let key = Key::new()
+        .seal()
+        .let_through(USER_AGENT)
+        .allow_extension::<Tenant>();
     assert_eq!(
         seen(key, laden()).await,
         format!(
@@ -394,7 +398,12 @@ async fn a_sealed_service_sees_what_is_in_the_key_and_nothing_else() {
 // Invariants 2, 15.
 #[tokio::test]
 async fn what_a_sealed_service_answers_is_for_all_who_have_the_same_key() {
-    let key = || Key::new().query(["page"]).seal_query();
+    let key = || {
+        Key::new()
+            .query(["page"])
+            .seal_query()
+            .allow_extension::<Tenant>()
+    };
     let other = with(get("/?page=1"), "forwarded", "host=shop.example");
     assert!(!share(key(), laden(), other).await, "the scheme is another");
     let other = with_headers(
@@ -424,7 +433,7 @@ async fn what_a_sealed_service_answers_is_for_all_who_have_the_same_key() {
 // Invariant 15.
 #[tokio::test]
 async fn whoever_asks_a_sealed_service_in_whatever_way_is_told_the_same() {
-    let key = || Key::new().seal();
+    let key = || Key::new().seal().allow_extension::<Tenant>();
     let mut asked = laden();
     *asked.method_mut() = Method::HEAD;
     let saw = Arc::new(Mutex::new(Vec::new()));
@@ -468,7 +477,7 @@ async fn a_sealed_service_that_takes_long_is_called_in_the_same_way_by_who_waits
             ok("x")
         }
     });
-    let layer = CacheLayer::builder().key(Key::new().seal());
+    let layer = CacheLayer::builder().key(Key::new().seal().allow_extension::<Tenant>());
     let cache = layer
         .wait_timeout(Duration::ZERO)
         .build()

@@ -81,7 +81,7 @@ fn told_by_extension(
 #[tokio::test]
 async fn a_vary_is_honoured_though_the_header_is_sealed_since_an_extension_may_tell_it() {
     for header in ["cookie", "authorization"] {
-        let cache = told_by_extension(header, cached(Key::new().seal()));
+        let cache = told_by_extension(header, cached(Key::new().seal().allow_extension::<Seen>()));
         for user in ["sid=alice", "sid=bob"] {
             let answer = send(&cache, with(get("/me"), header, user)).await;
             assert_eq!(answer.text(), user);
