@@ -11,7 +11,7 @@ use crate::{
     body::ResponseBody,
     caught::catch,
     config::Config,
-    key::Identity,
+    key::{Fragment, Identity},
     policy::Candidate,
     tags::{CacheScope, Part, PendingPart, TagHash, Tags},
 };
@@ -26,6 +26,8 @@ pub(crate) struct BypassedPart {
     origin: Option<String>,
     identity: Identity,
     is_of_uncached_method: bool,
+    /// A layer between the page and its part may answer for one visitor alone, in a cookie that is not seen here.
+    has_session: bool,
     /// What purges mark of its request and its target.
     own_marks: Vec<TagHash>,
     scope: CacheScope,
@@ -57,6 +59,7 @@ impl BypassedPart {
             origin: config.origin(parts),
             identity,
             is_of_uncached_method: parts.method != Method::GET && parts.method != Method::HEAD,
+            has_session: config.selection.has_session(parts),
             own_marks,
             scope: scope.clone(),
         };
@@ -64,8 +67,11 @@ impl BypassedPart {
         part
     }
 
-    /// `None` if it is a failure.
+    /// `None` if it is a failure, or if it is not known for whom it is.
     fn evaluate(&self, response: &mut response::Parts, body: &SizeHint) -> Option<Part> {
+        if self.has_session {
+            return None;
+        }
         let (policy, purges) = (&self.config.policy, &self.config.shared.purges);
         let gathered = self.scope.close();
         let inherited = gathered.parts.marks(purges);
@@ -76,6 +82,8 @@ impl BypassedPart {
         }
         let candidate = Candidate {
             identity: self.identity,
+            // It is not stored, so there is nothing that it has to be told apart from.
+            fragment: &Fragment::default(),
             selection: &self.config.selection,
             request_headers: &self.headers,
             headers_as_asked: &self.headers,
