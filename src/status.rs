@@ -535,6 +535,8 @@ reasons! {
     TooLarge = "too-large",
     /// The bodies under way hold as much memory as they may, so that this one is not recorded.
     RecordingBudget = "recording-budget",
+    /// The response has no body, and tells a proxy outside what to send in its place (`X-Accel-Redirect`, `X-Sendfile`).
+    InternalRedirect = "internal-redirect",
     /// The response's lifetime is zero.
     NoLifetime = "no-lifetime",
     /// The call failed, by its gRPC status.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::{
-    field::{NoVarySearch, OfTheConnection, delta_seconds, retain},
+    field::{NoVarySearch, OfTheConnection, delta_seconds, is_of_one_request, retain},
     tags::{Stamp, TagNames},
     vary::Vary,
 };
@@ -78,7 +78,7 @@ impl Head {
         ttl: Duration,
         received: Instant,
     ) -> Self {
-        let mut headers = without_one_requesters(&parts.headers);
+        let mut headers = without_one_requesters(&parts.headers, parts.status);
         // At the end, so that it can be taken out again without a change in the order of the others.
         retain(&mut headers, |name| *name != header::AGE);
         headers.insert(header::AGE, HeaderValue::from_static("0"));
@@ -396,7 +396,7 @@ impl Entry {
 }
 
 /// The fields that concern one connection or one requester, and so no other.
-fn without_one_requesters(headers: &HeaderMap) -> HeaderMap {
+fn without_one_requesters(headers: &HeaderMap, status: StatusCode) -> HeaderMap {
     // RFC 9111 §3.1: fields of the connection, and those between a proxy and its client. `Trailer` announces what is stored with the
     // body, and is needed where that is sent again.
     const OF_A_PROXY: [HeaderName; 3] = [
@@ -404,25 +404,11 @@ fn without_one_requesters(headers: &HeaderMap) -> HeaderMap {
         HeaderName::from_static("proxy-authentication-info"),
         header::PROXY_AUTHORIZATION,
     ];
-    const ONE_REQUEST: [HeaderName; 12] = [
-        HeaderName::from_static("x-request-id"),
-        HeaderName::from_static("request-id"),
-        HeaderName::from_static("x-correlation-id"),
-        HeaderName::from_static("x-trace-id"),
-        HeaderName::from_static("x-amzn-trace-id"),
-        HeaderName::from_static("x-cloud-trace-context"),
-        HeaderName::from_static("traceparent"),
-        HeaderName::from_static("tracestate"),
-        HeaderName::from_static("traceresponse"),
-        HeaderName::from_static("b3"),
-        HeaderName::from_static("x-b3-traceid"),
-        HeaderName::from_static("server-timing"),
-    ];
     let of_the_connection = OfTheConnection::of(headers);
     // With a place for `Age`, and for the `Cache-Status` of each hit, which is then told without a larger map.
     let mut kept = HeaderMap::with_capacity(headers.keys_len() + 2);
     for (name, value) in headers {
-        let is_ones = OF_A_PROXY.contains(name) || ONE_REQUEST.contains(name);
+        let is_ones = OF_A_PROXY.contains(name) || is_of_one_request(name, status);
         if !is_ones && !of_the_connection.contains(name) {
             kept.append(name.clone(), of_its_own(value));
         }
@@ -455,7 +441,7 @@ fn unite_vary(headers: &mut HeaderMap, news: &HeaderMap) {
 
 /// The trailers that others may have too, without those that are kept back.
 pub(crate) fn shared_trailers(trailers: &HeaderMap, kept_back: &[HeaderName]) -> HeaderMap {
-    let mut shared = without_one_requesters(trailers);
+    let mut shared = without_one_requesters(trailers, StatusCode::OK);
     retain(&mut shared, |name| {
         *name != header::SET_COOKIE && !kept_back.contains(name)
     });

@@ -13,6 +13,7 @@ pub(crate) mod fuzz;
 mod groups;
 mod no_vary_search;
 mod number;
+mod one_request;
 mod range;
 mod structured;
 
@@ -26,6 +27,7 @@ pub(crate) use entity_tag::{EntityTag, names};
 pub(crate) use groups::groups;
 pub(crate) use no_vary_search::NoVarySearch;
 pub(crate) use number::{age, delta_seconds};
+pub(crate) use one_request::{hands_over, is_of_one_request};
 pub(crate) use range::{Selected, has_another_unit, select, selects_all};
 
 /// Takes out the lines whose name is not to be kept. The others stay as they are and in their order: `HeaderMap::remove` puts the

@@ -20,6 +20,11 @@ pub mod paused_time {}
 #[doc = include_str!("../../docs/by_the_book.md")]
 pub mod by_the_book {}
 
+/// The response header fields that hits and followers do not get.
+#[doc = ""]
+#[doc = include_str!("../../docs/response_headers.md")]
+pub mod response_headers {}
+
 /// What surprises users of a response cache, and what to write instead.
 #[cfg_attr(feature = "axum", doc = "")]
 #[cfg_attr(feature = "axum", doc = include_str!("../../docs/pitfalls.md"))]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Policy, ResponseDirectives, groups, stream::stream};
 use crate::{
     entry::{Entry, Head},
-    field::{NoVarySearch, ResponseControl, retain},
+    field::{NoVarySearch, ResponseControl, hands_over, retain},
     grpc::is_grpc,
     key::{Fragment, Identity, Selection},
     status::{Reason, ServedStale},
@@ -149,6 +149,11 @@ impl Policy {
             .unwrap_or_else(|| candidate.body.lower());
         if length > self.max_body_bytes as u64 {
             return Err(Reason::TooLarge);
+        }
+        // What the field names is the response, and others do not get the field.
+        let is_empty = content_length.or(candidate.body.exact()) == Some(0);
+        if is_empty && hands_over(headers) {
+            return Err(Reason::InternalRedirect);
         }
         let tags = self.tags(candidate)?;
         let mut head = Head::new(response, vary, terms.ttl, candidate.received);

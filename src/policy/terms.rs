@@ -54,7 +54,8 @@ impl Policy {
         Ok(terms)
     }
 
-    /// The layer decides; what the response says of its being shared comes first.
+    /// The layer decides; what the response says of its being shared comes first. `Clear-Site-Data` is for one requester; in RFC 9111
+    /// mode it is stored, as §3.1 has it.
     fn own_terms(&self, candidate: &Candidate<'_>) -> Result<Terms, Reason> {
         let response = candidate.response;
         let ttl = match self.ttl_of(response.status) {
@@ -92,6 +93,7 @@ impl Policy {
         } else {
             self.grace
         };
+        let clears_site_data = response.headers.contains_key(CLEAR_SITE_DATA);
         let terms = Terms {
             ttl: self.shortened(ttl, candidate),
             overdue: Duration::ZERO,
@@ -102,7 +104,10 @@ impl Policy {
             may_be_stale: !must_revalidate,
             immutable: control.immutable,
             alone: false,
-            without: Vec::new(),
+            without: clears_site_data
+                .then_some(CLEAR_SITE_DATA)
+                .into_iter()
+                .collect(),
         };
         if terms.ttl.is_zero() && !response.status.is_server_error() {
             return Err(Reason::NoLifetime);
@@ -346,6 +351,8 @@ fn is_heuristically_cacheable(status: StatusCode) -> bool {
         200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
     )
 }
+
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

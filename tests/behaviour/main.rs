@@ -15,6 +15,7 @@ mod grpc;
 mod invalidation;
 mod ranges;
 mod recordings;
+mod response_headers;
 mod revalidation;
 mod runtimes;
 mod scopes;
