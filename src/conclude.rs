@@ -132,6 +132,10 @@ impl Errand {
                 return Concluded::Passed(self.passed(response, reason));
             }
         };
+        if reason == Some(Reason::NoLifetime) {
+            // It takes the place of what is stored, and is not stored itself.
+            self.end_what_is_stored();
+        }
         if plan.alone {
             self.set_apart();
         }
@@ -267,6 +271,9 @@ impl Errand {
                 return Concluded::Passed(head.map(|()| ResponseBody::stored(stored)));
             }
         };
+        if planned.1 == Some(Reason::NoLifetime) {
+            self.end_what_is_stored();
+        }
         let found = self.keys.key.clone();
         let config = self.config.clone();
         let (mut head, recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);

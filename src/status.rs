@@ -537,7 +537,7 @@ reasons! {
     RecordingBudget = "recording-budget",
     /// The response has no body, and tells a proxy outside what to send in its place (`X-Accel-Redirect`, `X-Sendfile`).
     InternalRedirect = "internal-redirect",
-    /// The response's lifetime is zero.
+    /// The response's lifetime is zero. Where the layer decides, it says `max-age=0` or has an `Expires` in the past, and no `s-maxage`.
     NoLifetime = "no-lifetime",
     /// The call failed, by its gRPC status.
     GrpcStatus = "grpc-status",

@@ -286,6 +286,10 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// [`ttl_at_most`](crate::scope::ttl_at_most). Defaults to 60 seconds; zero stores nothing, and `Duration::MAX` stores it
     /// until it is purged.
     ///
+    /// A response's `max-age` is for browsers and does not change this lifetime, but `max-age=0`, and without `max-age` an `Expires` in
+    /// the past, keep it out of the store: see [`ignore_max_age`](Self::ignore_max_age). A hit has an `Age`, so a `max-age` that is shorter than
+    /// the lifetime here reaches browsers already stale once the stored response is older than that.
+    ///
     /// # Examples
     ///
     /// ```
@@ -298,8 +302,25 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
+    /// Stores responses that say `max-age=0`, or have an `Expires` in the past, for the layer's lifetime. By default such a response is shared
+    /// with the followers of its flight and not stored, and the key is not remembered as uncacheable; the stored response that it refreshes
+    /// is removed. `s-maxage` comes before `max-age`, and that before `Expires`. An `Expires` that cannot be read is in the past, a
+    /// `max-age` that cannot be read is 0. Without effect in RFC 9111 mode, where responses decide.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// // The handler sets `max-age=0` so that browsers always ask; the cache may answer them.
+    /// let cache = tower_response_cache::CacheLayer::builder().ignore_max_age().build();
+    /// # let _ = cache;
+    /// ```
+    pub fn ignore_max_age(mut self) -> Self {
+        self.policy.ignore_max_age = true;
+        self
+    }
+
     /// What this closure says of a response's head is its lifetime; `None` leaves it at what else was chosen. A response's own
-    /// `s-maxage` goes before. Defaults to none.
+    /// `s-maxage` goes before, and so does [`max-age=0`](Self::ignore_max_age). Defaults to none.
     ///
     /// # Examples
     ///

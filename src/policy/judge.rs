@@ -100,7 +100,9 @@ impl Policy {
         let (status, replaces_good) = (candidate.response.status, candidate.replaces_good);
         let may_fail = self.is_failure(status, &candidate.response.headers);
         let by_the_book = self.is_by_the_book();
-        let share_only = share_only(candidate);
+        let is_stale_at_once = self.is_stale_at_once(candidate);
+        let stale_at_once = is_stale_at_once.then_some(Reason::NoLifetime);
+        let share_only = share_only(candidate).or(stale_at_once);
         match self.plan(candidate) {
             // RFC 9111 §3: in RFC 9111 mode a failure that states its lifetime is stored, in place of an older failure too, and never
             // in place of a good response.

@@ -59,6 +59,8 @@ pub(crate) struct Policy {
     /// The fields that speak to this cache in particular, in the order in which they count.
     pub(crate) targets: Vec<HeaderName>,
     pub(crate) stale_despite_s_maxage: bool,
+    /// Whether the layer's lifetime counts though a response says `max-age=0`, or has an `Expires` in the past.
+    pub(crate) ignore_max_age: bool,
     pub(crate) cache_groups: bool,
     pub(crate) no_vary_search: bool,
     /// Whether a request for a part makes the cache fetch the whole.
@@ -116,6 +118,7 @@ impl Default for Policy {
             heuristics: Heuristics::default(),
             targets: Vec::new(),
             stale_despite_s_maxage: false,
+            ignore_max_age: false,
             cache_groups: false,
             no_vary_search: false,
             whole_for_ranges: true,

@@ -115,6 +115,18 @@ impl Policy {
         Ok(terms)
     }
 
+    /// Whether the response says that it is stale at once, where the layer decides. `s-maxage` comes before `max-age`, and that before
+    /// `Expires`; what cannot be read is 0, or in the past.
+    pub(super) fn is_stale_at_once(&self, candidate: &Candidate<'_>) -> bool {
+        if self.ignore_max_age || self.is_by_the_book() {
+            return false;
+        }
+        control(candidate).is_ok_and(|control| {
+            let lifetime = stated_lifetime(candidate, &control, false);
+            control.s_maxage.is_none() && lifetime == Some(Duration::ZERO)
+        })
+    }
+
     /// The response decides (RFC 9111 §3, §4.2).
     fn stated_terms(&self, candidate: &Candidate<'_>) -> Result<Terms, Reason> {
         let response = candidate.response;

@@ -13,6 +13,7 @@ mod explain;
 mod fragments;
 mod grpc;
 mod invalidation;
+mod max_age;
 mod ranges;
 mod recordings;
 mod response_headers;
