@@ -175,7 +175,7 @@ async fn a_refresh_with_max_age_0_removes_what_is_stored() {
     }
 }
 
-// Invariant 61: a part without a lifetime gives none to the page.
+// A part without a lifetime gives none to the page.
 #[tokio::test(start_paused = true)]
 async fn a_page_with_a_part_that_is_stale_at_once_is_not_stored() {
     let part = CacheLayer::builder().build();

@@ -39,7 +39,13 @@ async fn rule_3_1_where_a_lifetime_comes_from() {
             ),
             policy("3.1 the layer's ttl, not max-age").lives(&reply("1").cc("max-age=10"), 60),
             policy("3.1 the layer's ttl, not Expires")
-                .lives(&reply("1").has("expires", "{now-10}"), 60),
+                .lives(&reply("1").has("expires", "{now+10}"), 60),
+            policy("3.1 nothing where Expires is in the past")
+                .refuses(&reply("1").has("expires", "{now-10}")),
+            policy("3.1 nothing with max-age=0").refuses(&reply("1").cc("max-age=0")),
+            policy("3.1 the layer's ttl, where it ignores max-age")
+                .with(|builder| builder.ignore_max_age())
+                .lives(&reply("1").cc("max-age=0"), 60),
         ]
     })
     .await;
