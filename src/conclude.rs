@@ -132,13 +132,7 @@ impl Errand {
                 return Concluded::Passed(self.passed(response, reason));
             }
         };
-        if reason == Some(Reason::NoLifetime) {
-            // It takes the place of what is stored, and is not stored itself.
-            self.end_what_is_stored();
-        }
-        if plan.alone {
-            self.set_apart();
-        }
+        self.make_way(&plan, reason);
         let (head, recorder) = self.recorded(&asked, scope, in_flight, (plan, reason), parts, hint);
         Concluded::Recorded {
             head,
@@ -248,9 +242,7 @@ impl Errand {
         };
         let planned = match planned {
             Ok(planned) => {
-                if planned.0.alone {
-                    self.set_apart();
-                }
+                self.make_way(&planned.0, planned.1);
                 planned
             }
             Err(reason) => {
@@ -271,9 +263,6 @@ impl Errand {
                 return Concluded::Passed(head.map(|()| ResponseBody::stored(stored)));
             }
         };
-        if planned.1 == Some(Reason::NoLifetime) {
-            self.end_what_is_stored();
-        }
         let found = self.keys.key.clone();
         let config = self.config.clone();
         let (mut head, recorder) = self.recorded(&asked, scope, in_flight, planned, parts, hint);
@@ -346,6 +335,16 @@ impl Errand {
             .map(|renewal| &renewal.entry().head);
         let policy = &self.config.policy;
         stored.is_some_and(|head| !policy.is_failure(head.status, &head.headers))
+    }
+
+    /// Before a response is recorded: what it withdraws goes, and nobody waits for what has to be validated first.
+    fn make_way(&mut self, plan: &Plan, reason: Option<Reason>) {
+        if reason == Some(Reason::NoLifetime) {
+            self.end_what_is_stored();
+        }
+        if plan.alone {
+            self.set_apart();
+        }
     }
 
     /// Nobody else gets the answer before it was validated: who waits for it asks for itself.
