@@ -304,6 +304,9 @@ impl Recorder {
             self.refuse(Reason::GrpcStream);
             return Record::Stop(data);
         }
+        if self.is_out_of_budget() {
+            return Record::Stop(data);
+        }
         let length = self.recording.bytes().saturating_add(data.len());
         if length > self.config.policy.max_body_bytes {
             let refusals = &self.config.shared.refusals;

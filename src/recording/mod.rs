@@ -97,6 +97,7 @@ impl Drop for Invitation {
         let mut state = self.0.lock();
         state.may_be_joined = false;
         state.trim();
+        drop(state);
         self.0.moved.notify_waiters();
     }
 }
@@ -214,7 +215,10 @@ impl Recording {
         state.seal_tail();
         state.window_since = Some(Instant::now());
         state.trim();
-        state.may_be_joined || state.readers.has_others()
+        let is_shared = state.may_be_joined || state.readers.has_others();
+        // Those who have read all of the tail leave it behind now.
+        wake(state);
+        is_shared
     }
 
     /// Adds data to a window, whether or not the budget has room for them. The last are told together with the end.

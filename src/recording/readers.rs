@@ -60,18 +60,20 @@ impl Readers {
         self.places.len() - 1
     }
 
-    /// Frees a place. Returns whether the slowest of the others may be further on than it was.
-    pub(super) fn leave(&mut self, at: usize) -> bool {
+    /// Frees a place. Returns whether the slowest of the others may be further on than it was, and the waker, which is to be dropped
+    /// outside the lock.
+    pub(super) fn leave(&mut self, at: usize) -> (bool, Option<Waker>) {
         let Some(place) = self.places.get_mut(at).and_then(Option::take) else {
-            return false;
+            return (false, None);
         };
         self.free.push(at);
         if place.is_left_behind {
-            return false;
+            return (false, place.waker);
         }
         self.active -= 1;
         self.others -= usize::from(!place.is_requesters);
-        self.active == 0 || self.leaves_front(place.chunk)
+        let has_moved = self.active == 0 || self.leaves_front(place.chunk);
+        (has_moved, place.waker)
     }
 
     /// A reader goes on to this chunk. Returns whether the slowest may be further on than it was.

@@ -1,5 +1,5 @@
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::pin,
     task::{Context, Poll},
 };
@@ -284,4 +284,39 @@ async fn a_window_of_tiny_frames_has_a_bound_on_their_number() {
     assert!(!is_ready(window.room()));
     assert!(readers.iter_mut().all(|reader| step(reader).is_some()));
     assert!(is_ready(window.room()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_that_have_read_all_when_the_window_begins_do_not_hold_it_up() {
+    let (recording, invitation) = unbounded(SizeHint::default());
+    let mut readers = [invitation.reader(), invitation.reader()];
+    // The second is a short frame, which is put together with what follows.
+    for byte in 0..2 {
+        recording.push(frame(byte, 5)).unwrap();
+    }
+    let mut tasks = readers.each_mut().map(|reader| {
+        let read_all = poll_fn(move |cx| {
+            while let Poll::Ready(step) = reader.poll_step(cx) {
+                assert!(matches!(step, Step::Frame(_)));
+            }
+            Poll::<()>::Pending
+        });
+        tokio_test::task::spawn(read_all)
+    });
+    tasks
+        .each_mut()
+        .map(|task| assert!(task.poll().is_pending()));
+    drop(invitation);
+    let window = Window::on(recording, 5, STALL).unwrap();
+    let mut room = tokio_test::task::spawn(window.room());
+    assert!(
+        room.poll().is_pending(),
+        "what they have read is still kept"
+    );
+    for task in &mut tasks {
+        assert!(task.is_woken());
+        assert!(task.poll().is_pending());
+    }
+    assert!(room.is_woken());
+    assert!(room.poll().is_ready());
 }

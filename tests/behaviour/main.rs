@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../src/tests/scale.rs"]
+mod scale;
 
 mod bounds;
 mod collapsing;

@@ -18,7 +18,8 @@ use tower::Layer;
 use tower_response_cache::{Cache, CacheHandle, CacheLayer, CacheStatus, Reason};
 
 use crate::{
-    common::{Body, Broken, Origin, boxed, eventually, get, head, next, ok, read, send},
+    common::{Body, Broken, Origin, Random, boxed, eventually, get, head, next, ok, read, send},
+    scale::scaled,
     streams::paced,
 };
 
@@ -242,5 +243,140 @@ async fn frames_that_are_small_parts_of_large_buffers_do_not_keep_them() {
         }
         assert!(send(&cache, get("/")).await.is_hit());
         assert_eq!(handle.stats().recording_bytes, 0);
+    }
+}
+
+/// One body, the limits of its cache, and those who read it.
+#[derive(Debug, Clone)]
+struct Scene {
+    frames: Vec<Bytes>,
+    pause: Duration,
+    max_body_bytes: usize,
+    budget: usize,
+    readers: Vec<Client>,
+}
+
+#[derive(Debug, Clone)]
+struct Client {
+    comes_after: Duration,
+    pause: Duration,
+    /// After this many frames.
+    leaves_after: Option<usize>,
+}
+
+impl Scene {
+    fn new(random: &mut Random) -> Self {
+        let number = random.below(30);
+        let mut at: u8 = 0;
+        let mut frame = |length| {
+            let data = (0..length).map(|_| {
+                at = at.wrapping_add(1);
+                at
+            });
+            data.collect()
+        };
+        let frames = (0..number).map(|_| frame(*random.of(&[0, 1, 10, 100, 4095, 4096, 5000])));
+        let frames = frames.collect();
+        let millis = |random: &mut Random, choices| Duration::from_millis(*random.of(choices));
+        let client = |random: &mut Random| Client {
+            comes_after: millis(random, &[0, 0, 1, 5, 50]),
+            pause: millis(random, &[0, 0, 1, 20]),
+            leaves_after: random.one_in(3).then(|| random.below(10)),
+        };
+        Self {
+            frames,
+            pause: millis(random, &[0, 1, 10]),
+            max_body_bytes: *random.of(&[0, 10, 1000, 10_000, MIB]),
+            budget: *random.of(&[0, 1000, 10_000, 50_000, MIB]),
+            readers: (0..=random.below(6)).map(|_| client(random)).collect(),
+        }
+    }
+
+    fn whole(&self) -> Vec<u8> {
+        self.frames.concat()
+    }
+
+    /// Every client that stays gets the whole body, and nothing is left behind.
+    async fn plays(self) {
+        let scene = Arc::new(self);
+        let origin = {
+            let scene = scene.clone();
+            Origin::later(move |_| {
+                let scene = scene.clone();
+                async move {
+                    tokio::task::yield_now().await;
+                    Response::new(paced(scene.frames.clone(), scene.pause))
+                }
+            })
+        };
+        let (cache, handle) = cached(&origin, scene.budget, scene.max_body_bytes);
+        let clients = scene.readers.iter().cloned().map(|client| {
+            let (cache, handle, scene) = (cache.clone(), handle.clone(), scene.clone());
+            tokio::spawn(async move {
+                sleep(client.comes_after).await;
+                let mut body = head(&cache, get("/")).await.into_body();
+                let (mut read, mut frames) = (Vec::new(), 0);
+                while client.leaves_after.is_none_or(|most| frames < most) {
+                    sleep(client.pause).await;
+                    let Some(data) = next(&mut body).await else {
+                        assert_eq!(read, scene.whole());
+                        return;
+                    };
+                    read.extend_from_slice(&data);
+                    frames += 1;
+                    let held = usize::try_from(handle.stats().recording_bytes).unwrap();
+                    // A frame for each body, and each client may have one of its own.
+                    assert!(held <= scene.budget + 5000 * 8, "{held}");
+                }
+                assert!(scene.whole().starts_with(&read));
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+        eventually(|| {
+            let stats = handle.stats();
+            let left = (stats.flights, stats.fills, stats.in_flight);
+            (left, stats.recording_bytes) == ((0, 0, 0), 0)
+        })
+        .await;
+        let stored = handle.stats().stored > 0;
+        let answer = send(&cache, get("/")).await;
+        assert_eq!(
+            (answer.is_hit(), answer.body),
+            (stored, scene.whole().into())
+        );
+    }
+}
+
+// Invariants 45, 48, 49, 50, 66.
+#[tokio::test(start_paused = true)]
+async fn whatever_the_limits_and_the_pace_of_clients_each_gets_the_whole_body() {
+    for seed in 0..scaled(300) {
+        let scene = Scene::new(&mut Random::new(seed as u64 * 2 + 0x9e37_79b9));
+        let told = format!(
+            "{seed}: {:?} {:?}",
+            scene.readers,
+            (scene.max_body_bytes, scene.budget)
+        );
+        let played = tokio::spawn(scene.plays()).await;
+        assert!(played.is_ok(), "{told}");
+    }
+}
+
+// Invariants 45, 48, 49, 50, 66.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_on_several_threads_join_and_leave_a_body_at_any_moment() {
+    for seed in 0..scaled(100) {
+        let mut scene = Scene::new(&mut Random::new(seed as u64 * 2 + 0x7f4a_7c15));
+        scene.pause = Duration::ZERO;
+        for client in &mut scene.readers {
+            client.comes_after = client.comes_after.min(Duration::from_millis(1));
+            client.pause = Duration::ZERO;
+        }
+        let scenes = (0..4).map(|_| tokio::spawn(scene.clone().plays()));
+        for played in scenes.collect::<Vec<_>>() {
+            assert!(played.await.is_ok(), "{seed}");
+        }
     }
 }
