@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use http::Extensions;
+use tokio::sync::Notify;
 
 use crate::shared::Shared;
 
@@ -14,14 +15,21 @@ use crate::shared::Shared;
 pub(crate) struct Anew {
     /// The layers of this cache heed it.
     cache: Weak<Shared>,
-    stored: Arc<AtomicBool>,
+    outcome: Arc<Outcome>,
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
+    stored: AtomicBool,
+    /// Told when it is known that the answer will not be stored.
+    refused: Notify,
 }
 
 impl Anew {
     pub(crate) fn new(cache: &Arc<Shared>) -> Self {
         Self {
             cache: Arc::downgrade(cache),
-            stored: Arc::default(),
+            outcome: Arc::default(),
         }
     }
 
@@ -34,10 +42,24 @@ impl Anew {
 
     /// The answer is stored.
     pub(crate) fn stored(&self) {
-        self.stored.store(true, Ordering::Release);
+        self.outcome.stored.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_stored(&self) -> bool {
-        self.stored.load(Ordering::Acquire)
+        self.outcome.stored.load(Ordering::Acquire)
+    }
+
+    /// The answer will not be stored: nobody need read the rest of it.
+    pub(crate) fn refused(&self) {
+        self.outcome.refused.notify_one();
+    }
+
+    /// Waits until it is known that the answer will not be stored.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn until_refused(&self) {
+        self.outcome.refused.notified().await;
     }
 }

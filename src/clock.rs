@@ -3,8 +3,11 @@
 use std::{
     cell::Cell,
     collections::VecDeque,
+    future::poll_fn,
     hash::{BuildHasher, RandomState},
+    pin::pin,
     sync::{Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -114,4 +117,17 @@ fn probe(id: Id) -> Timer {
         "the tokio runtime has no timer, so that requests that miss bypass the cache (`no-timer`): build it with `enable_time` or `enable_all`"
     );
     Timer::Missing
+}
+
+/// The future's output, or `None` if this happens first.
+pub(crate) async fn unless<F: Future>(
+    happens: impl Future<Output = ()>,
+    future: F,
+) -> Option<F::Output> {
+    let (mut future, mut happens) = (pin!(future), pin!(happens));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => happens.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }

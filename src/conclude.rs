@@ -7,6 +7,7 @@ use http_body::{Body, SizeHint};
 use tokio::time::Instant;
 
 use crate::{
+    anew::Anew,
     body::{ResponseBody, Unshaped},
     caught::{Panic, catch},
     entry::{Entry, Recorded},
@@ -536,6 +537,7 @@ impl Errand {
 
     /// The answer is its requester's alone: who waits for this key need not.
     fn keep(&mut self, response: &response::Parts, reason: Reason) {
+        self.anew.iter().for_each(Anew::refused);
         // What nobody asked for tells nothing of what others get: it may lack their credentials.
         if self.anew.is_none() {
             let refusals = &self.config.shared.refusals;

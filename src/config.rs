@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header::Entry, request};
+use tokio::time::Instant;
 
 use crate::{
+    clock::deadline_in,
     entry::Cells,
     filter::PathFilter,
     key::{self, Identity, KeyBytes, KeyPrefix, Reach, Selection},
@@ -68,7 +70,9 @@ impl Config {
 /// The bounds on what waits.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
-    pub(crate) wait_timeout: Duration,
+    /// `None` for as long as `fill_timeout`.
+    pub(crate) wait_timeout: Option<Duration>,
+    pub(crate) leader_timeout: Duration,
     pub(crate) fill_timeout: Duration,
     pub(crate) max_waiters: usize,
     /// For how long a reader may make the others wait that share a body with it.
@@ -80,12 +84,25 @@ pub(crate) struct Waiting {
 impl Default for Waiting {
     fn default() -> Self {
         Self {
-            wait_timeout: Duration::from_secs(10),
+            wait_timeout: None,
+            leader_timeout: Duration::from_secs(10),
             fill_timeout: Duration::from_secs(30),
             max_waiters: 10_000,
             stall_timeout: Duration::from_secs(5),
             retry_after: Duration::from_secs(10),
         }
+    }
+}
+
+impl Waiting {
+    pub(crate) fn wait_timeout(&self) -> Duration {
+        self.wait_timeout.unwrap_or(self.fill_timeout)
+    }
+
+    /// When a request that can fall back on a stale response does so, if it calls the inner service now and must have
+    /// an answer by this deadline.
+    pub(crate) fn falls_back_at(&self, deadline: Instant) -> Instant {
+        deadline.min(deadline_in(self.leader_timeout))
     }
 }
 

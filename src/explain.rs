@@ -92,6 +92,7 @@ impl<K> Layered<K> {
             Found::Hit(hit) => lookup.flight_for(headers, &Missing::renewed(&hit.entry)),
             Found::Nothing(missing) => lookup.flight_for(headers, missing),
         };
+        let is_head_by_the_book = parts.method == Method::HEAD && config.policy.is_by_the_book();
         into.in_flight = config.shared.flights.waiting_for(&flight);
         into.refused = config.shared.refusals.get(&flight);
         into.decision = match found {
@@ -112,7 +113,7 @@ impl<K> Layered<K> {
                 match lookup.goes_alone(config, parts, missing.stale.is_some()) {
                     Some(reason) => Decision::Bypass(reason),
                     // It waits for nobody.
-                    None if lookup.acceptance.wants_news() || parts.method == Method::HEAD => {
+                    None if lookup.acceptance.wants_news() || is_head_by_the_book => {
                         Decision::Fetch(missing.forward)
                     }
                     None => self.long_way(lookup, &missing, into),

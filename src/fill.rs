@@ -4,8 +4,6 @@ use std::{
     future::{pending, poll_fn},
     panic::resume_unwind,
     pin::{Pin, pin},
-    sync::atomic::Ordering,
-    task::Poll,
 };
 
 use bytes::Bytes;
@@ -17,7 +15,7 @@ use tower_service::Service;
 use crate::{
     body::{ResponseBody, Rest, to_bytes},
     caught::{Panic, catch, caught},
-    clock::{before, deadline_in},
+    clock::{before, deadline_in, unless},
     conclude::{Called, Concluded, Sent},
     error::{BodyError, BoxError},
     flight::Leader,
@@ -225,7 +223,8 @@ impl Held {
         }
         self.permit = None;
         self.put_off();
-        self.leader.take().into_iter().for_each(Leader::give_up);
+        // One follower takes the lead, if nobody else leads.
+        self.leader.iter_mut().for_each(Leader::withdraw);
         Some((unless(requester_left, call).await?, false))
     }
 }
@@ -240,12 +239,16 @@ where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
 {
     let config = errand.config.clone();
-    let told = errand.held.leader.as_ref().and_then(Leader::born);
+    let leader = errand.held.leader.as_ref();
+    leader
+        .iter()
+        .for_each(|leader| leader.set_out(config.waiting.leader_timeout));
+    let tell = leader.map(Leader::teller);
     async move {
         poll_fn(|cx| inner.poll_ready(cx)).await?;
         let mut in_flight = config.shared.bear();
-        if let Some(told) = told {
-            told.store(in_flight.born(), Ordering::Release);
+        if let Some(tell) = tell {
+            tell(in_flight.born());
         }
         let response = inner.call(request).await?;
         if config.shared.purges.mutants.has(Mutant::StampAfterHandler) {
@@ -273,11 +276,20 @@ async fn record<B>(
     if recorder.is_out_of_budget() {
         return stop(recorder, None, body, rest).await;
     }
+    let (mut patience, mut until) = (None, deadline);
     loop {
+        if recorder.patience() != patience {
+            patience = recorder.patience();
+            until = patience.map_or(deadline, |patience| deadline.min(deadline_in(patience)));
+        }
         // A body that always has a frame, however small, leaves the thread to others now and then.
         tokio::task::coop::consume_budget().await;
         let next = telling(next_of(&mut body), || recorder.let_read_along());
-        let Some(next) = before(deadline, next).await else {
+        let Some(next) = before(until, next).await else {
+            if until < deadline {
+                recorder.is_a_stream();
+                return stop(recorder, None, body, rest).await;
+            }
             recorder.overdue();
             return stop(recorder, None, body, rest).await;
         };
@@ -412,14 +424,4 @@ where
     let record = record(recorder, body, rest, deadline);
     scope::CURRENT.scope(scope, record).await;
     ResponseBody::led(reader, rest_of_body)
-}
-
-/// The future's output, or `None` if this happens first.
-async fn unless<F: Future>(happens: impl Future<Output = ()>, future: F) -> Option<F::Output> {
-    let (mut future, mut happens) = (pin!(future), pin!(happens));
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => happens.as_mut().poll(cx).map(|()| None),
-    })
-    .await
 }

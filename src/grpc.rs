@@ -1,6 +1,51 @@
 //! As much of gRPC as a cache needs: where messages end, and whether a call went well.
 
+use std::time::Duration;
+
 use http::{HeaderMap, header};
+
+/// After a whole message, the end of a unary call's body follows at once; a stream's does not, and must not be waited for. The first byte
+/// of a unary request follows its head as soon.
+pub(crate) const END_FOLLOWS: Duration = Duration::from_millis(50);
+
+/// For so long the first byte of a response is waited for, since a stream may have none for hours.
+const FIRST_BYTE_FOLLOWS: Duration = Duration::from_secs(1);
+
+/// Where a response says how the call ended: in its trailers, or in its head if it has no message.
+pub(crate) const STATUS: &str = "grpc-status";
+
+/// How a call ended whose response has messages of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// One whole message, and the status OK behind it.
+    Succeeded,
+    /// The service failed: see [`is_failure`].
+    Failed,
+    /// With a status that speaks of the request, such as `NOT_FOUND`.
+    Refused(u32),
+    /// Without a status, or without the one whole message.
+    Broken,
+}
+
+/// The status of a call, if it is one.
+pub(crate) fn code(fields: &HeaderMap) -> Option<u32> {
+    let mut lines = fields.get_all(STATUS).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    // Written as gRPC writes it, without a sign or zeros in front.
+    let is_number = match line.as_bytes() {
+        [b'0', _, ..] => false,
+        digits => digits.iter().all(u8::is_ascii_digit),
+    };
+    line.to_str().ok().filter(|_| is_number)?.parse().ok()
+}
+
+/// Whether a status speaks of the service and not of the request, as a 5xx does: UNKNOWN, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`,
+/// INTERNAL, UNAVAILABLE, `DATA_LOSS`.
+pub(crate) const fn is_failure(code: u32) -> bool {
+    matches!(code, 2 | 4 | 8 | 13 | 14 | 15)
+}
 
 /// What stands before a message: a flag for compression, and the length in four bytes.
 pub(crate) const PREFIX_BYTES: usize = 5;
@@ -63,15 +108,33 @@ impl Messages {
         true
     }
 
+    /// Whether nothing has come in.
+    pub(crate) fn none_has_begun(&self) -> bool {
+        self.begun == 0
+    }
+
+    /// How long a response that has come so far is taken for that of a unary call, if nothing more comes.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        if self.none_has_begun() {
+            Some(FIRST_BYTE_FOLLOWS)
+        } else {
+            self.one_is_whole().then_some(END_FOLLOWS)
+        }
+    }
+
     /// Whether exactly one message has come in, and is whole.
     pub(crate) fn one_is_whole(&self) -> bool {
         self.begun == 1 && self.prefix.len() == PREFIX_BYTES && self.missing == 0
     }
 
-    /// Whether the call ended well: one whole message, and the status OK behind it.
-    pub(crate) fn succeeded(&self, trailers: Option<&HeaderMap>) -> bool {
-        let status = trailers.and_then(|trailers| trailers.get("grpc-status"));
-        self.one_is_whole() && status.is_some_and(|status| status == "0")
+    /// How the call ended, by its trailers.
+    pub(crate) fn ending(&self, trailers: Option<&HeaderMap>) -> Ending {
+        match trailers.and_then(code) {
+            Some(0) if self.one_is_whole() => Ending::Succeeded,
+            Some(code) if is_failure(code) => Ending::Failed,
+            Some(code) if code > 0 => Ending::Refused(code),
+            _ => Ending::Broken,
+        }
     }
 }
 
@@ -120,15 +183,34 @@ mod tests {
     }
 
     #[test]
-    fn a_call_went_well_only_with_its_status_in_the_trailers() {
-        let (messages, _) = pushed(&[0, 0, 0, 0, 0], 5);
-        let mut trailers = HeaderMap::new();
-        assert!(!messages.succeeded(None));
-        assert!(!messages.succeeded(Some(&trailers)));
-        trailers.insert("grpc-status", http::HeaderValue::from_static("5"));
-        assert!(!messages.succeeded(Some(&trailers)));
-        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
-        assert!(messages.succeeded(Some(&trailers)));
-        assert!(!Messages::default().succeeded(Some(&trailers)));
+    fn the_status_in_the_trailers_says_how_a_call_ended() {
+        let (one, _) = pushed(&[0, 0, 0, 0, 0], 5);
+        let none = Messages::default();
+        assert_eq!(one.ending(None), Ending::Broken);
+        assert_eq!(one.ending(Some(&HeaderMap::new())), Ending::Broken);
+        for (line, with_one, with_none) in [
+            ("0", Ending::Succeeded, Ending::Broken),
+            ("00", Ending::Broken, Ending::Broken),
+            ("05", Ending::Broken, Ending::Broken),
+            ("5", Ending::Refused(5), Ending::Refused(5)),
+            ("99", Ending::Refused(99), Ending::Refused(99)),
+            ("", Ending::Broken, Ending::Broken),
+            ("+5", Ending::Broken, Ending::Broken),
+            ("x", Ending::Broken, Ending::Broken),
+            ("99999999999", Ending::Broken, Ending::Broken),
+        ] {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(STATUS, http::HeaderValue::from_static(line));
+            assert_eq!(one.ending(Some(&trailers)), with_one, "{line:?}");
+            assert_eq!(none.ending(Some(&trailers)), with_none, "{line:?}");
+        }
+        for code in 0..=16_u32 {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(STATUS, http::HeaderValue::from(code));
+            let failed = none.ending(Some(&trailers)) == Ending::Failed;
+            assert_eq!(failed, [2, 4, 8, 13, 14, 15].contains(&code), "{code}");
+            trailers.append(STATUS, http::HeaderValue::from(code));
+            assert_eq!(none.ending(Some(&trailers)), Ending::Broken, "said twice");
+        }
     }
 }

@@ -393,14 +393,19 @@ impl Lookup {
         is_known: bool,
     ) -> Option<Reason> {
         let policy = &config.policy;
+        let is_forwarded = || match policy.is_by_the_book() {
+            // RFC 9111 §4.3.5: the answer may speak of what is stored.
+            true => !is_known,
+            false => !config.may_detach(),
+        };
         if lacks_timer() {
             Some(Reason::NoTimer)
         } else if config.selection.has_session(parts) {
             Some(Reason::Session)
         } else if policy::asks_in_another_unit(parts) {
             Some(Reason::RangeUnit)
-        } else if parts.method == Method::HEAD && !(policy.is_by_the_book() && is_known) {
-            // It is forwarded as it is, and fills nothing: its answer has no body to store.
+        } else if parts.method == Method::HEAD && is_forwarded() {
+            // It fills nothing: its answer has no body to store.
             Some(Reason::Head)
         } else if self.acceptance.no_store() {
             Some(Reason::RequestNoStore)

@@ -1,6 +1,6 @@
 //! Records a response, and stores it if it comes in whole.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, header, response};
@@ -13,7 +13,7 @@ use crate::{
     entry::{Asked, Entry, Recorded, shared_trailers},
     error::BodyError,
     flight::{Leader, Opinion},
-    grpc::{self, Messages},
+    grpc::{self, Ending, Messages, is_grpc},
     key::{Fragment, Identity, KeyBytes, Reach},
     mutant::Mutant,
     pinned::Pinned,
@@ -120,9 +120,9 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(crate) fn is_second_opinion(&self) -> bool {
+    pub(crate) fn is_second_opinion(&mut self) -> bool {
         self.leader
-            .as_ref()
+            .as_mut()
             .is_some_and(|leader| leader.opinion() == Opinion::Second)
     }
 
@@ -285,6 +285,16 @@ impl Recorder {
         }
     }
 
+    /// How long more of the body is waited for before it is taken for a stream.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.messages.as_ref().and_then(Messages::patience)
+    }
+
+    /// The body is a stream: its followers are released, and it is remembered.
+    pub(crate) fn is_a_stream(&mut self) {
+        self.refuse(Reason::GrpcStream);
+    }
+
     /// Whether the budget has no room for the body, as was said with its head: then nothing of it is recorded.
     pub(crate) fn is_out_of_budget(&mut self) -> bool {
         if self.unrecorded {
@@ -340,6 +350,7 @@ impl Recorder {
     /// There is an answer, and it is not stored. From now on the time is that of those who read.
     fn settle(&mut self) {
         self.store = false;
+        self.anew.iter().for_each(Anew::refused);
         self.held.permit = None;
         self.held.rest();
     }
@@ -347,6 +358,7 @@ impl Recorder {
     /// The body takes longer than a fill may: it is not stored any more, and nobody joins it.
     pub(crate) fn overdue(&mut self) {
         self.store = false;
+        self.anew.iter().for_each(Anew::refused);
         self.held.permit = None;
         self.held.put_off();
         // The next ones need not wait for as long.
@@ -417,18 +429,27 @@ impl Recorder {
 
     fn end(&mut self, trailers: Option<HeaderMap>) {
         self.done = true;
-        let call_failed = self
-            .messages
-            .as_ref()
-            .is_some_and(|messages| !messages.succeeded(trailers.as_ref()));
         let cut_short = !self.is_as_long_as_announced();
+        let messages = self.messages.as_ref();
+        let ending = messages.map_or(Ending::Succeeded, |messages| {
+            messages.ending(trailers.as_ref())
+        });
+        let refused = match ending {
+            Ending::Refused(code) => self.store_for_at_most(code),
+            _ => None,
+        };
+        let call_failed = match ending {
+            Ending::Failed => !self.shares_failure(),
+            Ending::Broken => true,
+            Ending::Succeeded | Ending::Refused(_) => false,
+        };
         // The tags are not all known, so that nobody can say whether it was purged.
         let late = self.scope.was_late();
         let mutants = &self.config.shared.purges.mutants;
         let is_known = self.scope.knows_its_parts() || mutants.has(Mutant::UnknownPartsStored);
         self.scope.end();
         let failed = cut_short || call_failed || !is_known;
-        if self.store && !failed && !late {
+        if self.store && !failed && refused.is_none() && !late {
             // Stored before the end is told and the flight is over: who asks then finds the one or the other.
             if self.put(trailers.clone()) {
                 self.held
@@ -438,7 +459,7 @@ impl Recorder {
                     .for_each(Renewal::succeed);
             }
         }
-        if !failed {
+        if !failed && !self.told.failed {
             self.held.rest();
         }
         self.held.put_off();
@@ -447,6 +468,8 @@ impl Recorder {
             self.held.fail();
         } else if late {
             self.refuse(Reason::LateScope);
+        } else if let Some(reason) = refused {
+            self.refuse(reason);
         } else if let Some(leader) = self.held.leader.take() {
             leader.land(shared::Answer::Told(self.told.clone()));
         }
@@ -465,6 +488,33 @@ impl Recorder {
     /// Nobody joins any more. Those who wait already still get what is published.
     fn close(&mut self) {
         self.held.leader.iter().for_each(Leader::unlink);
+    }
+
+    /// A call that ended with a status that speaks of the request is stored for as long as was chosen for that status at most.
+    /// Returns why it is not, if none was chosen.
+    fn store_for_at_most(&mut self, code: u32) -> Option<Reason> {
+        let Some(ttl) = self.config.policy.ttl_of_code(code) else {
+            return Some(Reason::GrpcStatus);
+        };
+        // Such a response has not been announced: nobody else holds it.
+        let Some(told) = Arc::get_mut(&mut self.told) else {
+            return Some(Reason::GrpcStatus);
+        };
+        told.head.ttl = told.head.ttl.min(ttl);
+        None
+    }
+
+    /// Whether the followers get this failure of a call, since it is the second one. It is not stored.
+    fn shares_failure(&mut self) -> bool {
+        let is_second = self.held.is_second_opinion();
+        match Arc::get_mut(&mut self.told) {
+            Some(told) if is_second => {
+                told.failed = true;
+                self.store = false;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Shorter or longer than announced, nobody knows what is missing.
@@ -487,7 +537,9 @@ impl Recorder {
         if !self.is_accepted(&body) {
             return false;
         }
-        if let Some(kind) = policy.etag_from_body.filter(|_| self.messages.is_none()) {
+        // How a gRPC call ended is no part of what a tag names.
+        let is_call = self.messages.is_some() || is_grpc(&head.headers);
+        if let Some(kind) = policy.etag_from_body.filter(|_| !is_call) {
             head.name_by(&body, kind == BodyTag::Weak);
         }
         let entry = Entry::new(
@@ -555,6 +607,7 @@ impl Recorder {
     }
 
     fn refuse(&mut self, reason: Reason) {
+        self.anew.iter().for_each(Anew::refused);
         self.config
             .shared
             .refusals

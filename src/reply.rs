@@ -1,11 +1,13 @@
 //! A stored response, or one that is coming in, shaped for a request.
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body::Body;
 
 use crate::{
     body::ResponseBody,
     config::Config,
     entry::Head,
+    error::BoxError,
     lookup::{Hit, Served},
     shared::{Told, count},
     status::{CacheStatus, Forward, Reason, ServedStale},
@@ -84,6 +86,28 @@ pub(crate) fn collapsed<B>(
     config.report.label(&mut response, status);
     count(&config.shared.counters.collapsed);
     response
+}
+
+/// The answer to a HEAD, made of the answer to a GET (RFC 9110 §9.3.2): with its length, if that is known, and without its body.
+pub(crate) fn withheld<B>(response: Response<ResponseBody<B>>) -> Response<ResponseBody<B>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let (mut parts, body) = response.into_parts();
+    let says_its_length = parts.headers.contains_key(header::CONTENT_LENGTH)
+        || parts.headers.contains_key(header::TRANSFER_ENCODING);
+    // RFC 9110 §8.6: not in a response that never has a body.
+    let has_a_body = !matches!(
+        parts.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    let length = body.size_hint().exact();
+    if let Some(length) = length.filter(|_| has_a_body && !says_its_length) {
+        let length = HeaderValue::from(length);
+        parts.headers.insert(header::CONTENT_LENGTH, length);
+    }
+    Response::from_parts(parts, ResponseBody::withheld())
 }
 
 /// A response that the cache let through as it is.

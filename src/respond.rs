@@ -1,9 +1,9 @@
 //! The long way of a request that is not in the store: it leads, waits, or goes alone.
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, request};
+use http::{HeaderMap, Method, Request, Response, request};
 use http_body::Body;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tower::ServiceExt;
@@ -13,7 +13,7 @@ use crate::{
     anew::Anew,
     body::{ResponseBody, Unshaped},
     bypass::{self, BypassedPart},
-    clock::deadline_in,
+    clock::{before, deadline_in},
     config::{Config, FillMode},
     entry::{AgainCell, Asked},
     error::BoxError,
@@ -28,7 +28,7 @@ use crate::{
     reply,
     shared::{Answer, Keyed, Shared, Told, count},
     stale::{Fallback, Outcome, or_stale},
-    status::{CacheStatus, Reason},
+    status::{CacheStatus, Forward, Reason},
     tags::{CacheScope, PendingPart, Tags},
 };
 
@@ -94,13 +94,13 @@ where
     /// That of [`respond`](Self::respond).
     async fn answer(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         self.pin();
-        let deadline = deadline_in(self.config.waiting.wait_timeout);
+        let deadline = deadline_in(self.config.waiting.wait_timeout());
         let parts = &self.request.0;
         let is_known = self.pinned.is_some();
         if let Some(reason) = self.lookup.goes_alone(&self.config, parts, is_known) {
             return self.pass(reason, deadline).await;
         }
-        if self.request.0.method == Method::HEAD {
+        if self.is_head() && self.config.policy.is_by_the_book() {
             let flight = self.flight();
             return self.alone(flight, None, deadline).await;
         }
@@ -121,7 +121,7 @@ where
     async fn board(
         self,
         mut flight: KeyBytes,
-        fallback: Option<Fallback>,
+        mut fallback: Option<Fallback>,
         deadline: Instant,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         // Code inside a fill may lead, and never waits: so no two can wait for each other.
@@ -150,7 +150,15 @@ where
                 follower.leave_behind();
                 continue;
             }
-            let landing = follower.wait(deadline).await;
+            let landing = loop {
+                let landing = follower.wait(deadline, fallback.is_some()).await;
+                if !matches!(landing, Landing::Late) {
+                    break landing;
+                }
+                if let Some(stale) = fallback.take().and_then(|fallback| fallback.serve_late()) {
+                    return Ok(stale);
+                }
+            };
             if let Landing::Answer(Answer::Told(told)) = &landing {
                 if !self
                     .lookup
@@ -171,9 +179,9 @@ where
                 // Its leader's client may read for ever: the next one begins anew.
                 follower.leave_behind();
             }
-            // It waits no more, and must not be counted on.
-            drop(follower);
-            return self.landed(landing, flight, fallback, deadline).await;
+            return self
+                .landed(landing, follower, flight, fallback, deadline)
+                .await;
         }
         self.squeeze(Reason::NotShared, deadline).await
     }
@@ -197,7 +205,9 @@ where
         let stale = told.failed.then(|| fallback?.serve()).flatten();
         let shared = || {
             let may_share = self.lookup.may_share(told, &self.config);
-            may_share.then(|| reply::collapsed(&self.config, told, self.missing.forward))
+            let response =
+                may_share.then(|| reply::collapsed(&self.config, told, self.missing.forward));
+            response.map(|response| self.sized(response))
         };
         stale.or_else(shared)
     }
@@ -206,6 +216,7 @@ where
     async fn landed(
         self,
         landing: Landing<Answer>,
+        follower: Follower<Answer>,
         flight: KeyBytes,
         fallback: Option<Fallback>,
         deadline: Instant,
@@ -216,19 +227,26 @@ where
             (_, Some(fallback)) => fallback.serve(),
             (_, None) => None,
         };
+        let landing = match landing {
+            Landing::Lead(leader) if stale.is_none() => {
+                return self.attempt(flight, leader, follower, deadline).await;
+            }
+            landing => landing,
+        };
+        // It waits no more, and must not be counted on.
+        drop(follower);
         match (landing, stale) {
-            (Landing::Lead(leader), Some(stale)) => {
+            (Landing::Lead(leader), stale) => {
                 leader.give_up();
-                Ok(stale)
+                Ok(stale.unwrap_or_else(|| self.unavailable(Reason::WaitTimeout)))
             }
             (_, Some(stale)) => Ok(stale),
-            (Landing::Lead(leader), None) => self.lead(flight, leader, deadline).await,
             (Landing::Answer(_), None) => {
                 self.side_by_side(flight, Reason::NotShared, deadline).await
             }
             // The calls before this one failed: not everybody at once.
             (Landing::Over, None) => self.alone_in_its_turn(flight, deadline).await,
-            (Landing::TimedOut, None) => self.squeeze(Reason::WaitTimeout, deadline).await,
+            (Landing::Late | Landing::TimedOut, None) => Ok(self.unavailable(Reason::WaitTimeout)),
         }
     }
 
@@ -281,6 +299,19 @@ where
         (is_news || hit.is_put_off()).then_some(hit)
     }
 
+    fn is_head(&self) -> bool {
+        self.request.0.method == Method::HEAD
+    }
+
+    /// A shared response as its requester gets it: to a HEAD, without the body.
+    fn sized(&self, response: Response<ResponseBody<ResB>>) -> Response<ResponseBody<ResB>> {
+        if self.is_head() {
+            reply::withheld(response)
+        } else {
+            response
+        }
+    }
+
     fn hit(self, hit: &Hit) -> Response<ResponseBody<ResB>> {
         let parts = self.request.0;
         let mut response = reply::hit(&self.config, hit, &parts.method, parts.extensions);
@@ -292,7 +323,7 @@ where
     }
 
     /// Brings the answer for all who wait. The inner service is asked for the whole: what concerns this requester
-    /// alone is not handed on.
+    /// alone is not handed on. Where the layer decides, a HEAD is fetched as a GET, whose response is stored and shared.
     async fn lead(
         mut self,
         flight: KeyBytes,
@@ -326,16 +357,67 @@ where
             permit: Some(permit),
         };
         let audience = Audience::of(fallback.is_some());
+        let late = self.config.waiting.falls_back_at(deadline);
         let detached = self.config.may_detach();
+        let is_head = self.is_head();
+        if is_head {
+            self.request.0.method = Method::GET;
+        }
         let fill = self.into_fill(flight, held, audience);
         // Boxed: the way of a request is long enough as it is, and its parts are all in one future.
-        if detached {
+        let answered = if detached {
             let fill = Box::pin(fill.detached(running));
-            answered(fallback, deadline, &shared, fill).await
+            answered(fallback, late, &shared, fill).await?
         } else {
             drop(running);
             let fill = Box::pin(fill.inline());
-            answered(fallback, deadline, &shared, fill).await
+            answered(fallback, late, &shared, fill).await?
+        };
+        Ok(if is_head {
+            reply::withheld(answered)
+        } else {
+            answered
+        })
+    }
+
+    /// Brings the answer because the leader failed or hangs. Another leader's answer that comes first is taken, and at the
+    /// deadline the request is answered: it has waited before. Its call goes on, if it runs in a task of its own.
+    async fn attempt(
+        self,
+        flight: KeyBytes,
+        leader: Leader<Answer>,
+        follower: Follower<Answer>,
+        deadline: Instant,
+    ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
+        let config = self.config.clone();
+        let onlooker = Onlooker {
+            config: config.clone(),
+            lookup: self.lookup.clone(),
+            headers: self.request.0.headers.clone(),
+            forward: self.missing.forward,
+            follower,
+            number: leader.number(),
+            is_head: self.is_head(),
+        };
+        let mut others = pin!(onlooker.response(deadline));
+        let mut own = Box::pin(self.lead(flight, leader, deadline));
+        let mut may_come = true;
+        let answered = before(
+            deadline,
+            poll_fn(|cx| {
+                if let Poll::Ready(answered) = own.as_mut().poll(cx) {
+                    return Poll::Ready(answered);
+                }
+                if may_come && let Poll::Ready(response) = others.as_mut().poll(cx) {
+                    may_come = false;
+                    return response.map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+                }
+                Poll::Pending
+            }),
+        );
+        match answered.await {
+            Some(answered) => answered,
+            None => Ok(reply::unavailable(&config, Reason::WaitTimeout)),
         }
     }
 
@@ -374,9 +456,10 @@ where
             leader: None,
             permit,
         };
+        let late = self.config.waiting.falls_back_at(deadline);
         let fill = self.into_fill(flight, held, Audience::of(fallback.is_some()));
         let fill = Box::pin(fill.inline());
-        answered(fallback, deadline, &shared, fill).await
+        answered(fallback, late, &shared, fill).await
     }
 
     /// As [`alone`](Self::alone), in a place among the fills, if there is one in time.
@@ -510,7 +593,8 @@ where
         let part = part.then(|| BypassedPart::begin(&config, &mut parts, marks.into()));
         let call = self.inner.oneshot(Request::from_parts(parts, body));
         let call = bypass::call(part, call);
-        match or_stale(fallback, deadline, call).await {
+        let late = config.waiting.falls_back_at(deadline);
+        match or_stale(fallback, late, call).await {
             Outcome::Stale(stale) => Ok(stale),
             Outcome::Answered(response) => {
                 let response = response?;
@@ -524,6 +608,42 @@ where
                 Ok(reply::passed(&config, response, status))
             }
         }
+    }
+}
+
+/// A follower that has become a leader, and takes another leader's answer if that comes first.
+struct Onlooker {
+    config: Arc<Config>,
+    lookup: Lookup,
+    headers: HeaderMap,
+    forward: Forward,
+    follower: Follower<Answer>,
+    number: u32,
+    is_head: bool,
+}
+
+impl Onlooker {
+    /// Another leader's answer, if it is for this request, and no failure.
+    async fn response<B>(mut self, deadline: Instant) -> Option<Response<ResponseBody<B>>>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        let another = self.follower.wait_for_another(self.number, deadline);
+        let Answer::Told(told) = another.await? else {
+            return None;
+        };
+        let is_for_it = !told.failed
+            && self
+                .lookup
+                .is_answered_by(&told, &self.config, &self.headers)
+            && self.lookup.may_share(&told, &self.config);
+        let response = is_for_it.then(|| reply::collapsed(&self.config, &told, self.forward))?;
+        Some(if self.is_head {
+            reply::withheld(response)
+        } else {
+            response
+        })
     }
 }
 

@@ -442,7 +442,8 @@ macro_rules! reasons {
 reasons! {
     /// The method is not one that the cache answers.
     Method = "method",
-    /// A HEAD for which no GET is stored: it is forwarded, and fills nothing.
+    /// A HEAD for which no GET is stored, and that is forwarded as it is: in RFC 9111 mode, inside a fill, or for a key whose responses
+    /// cannot be stored. Otherwise it is fetched as a GET.
     Head = "head",
     /// The connection is to change its protocol (`Upgrade`, CONNECT).
     Upgrade = "upgrade",

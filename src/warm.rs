@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use crate::{
     anew::Anew,
-    clock::{before, deadline_in},
+    clock::{before, deadline_in, unless},
     shared::Shared,
 };
 
@@ -204,7 +204,8 @@ impl fmt::Debug for Warming {
     }
 }
 
-/// Sends a request, and reads the answer to its end. Whether that is stored now.
+/// Sends a request, and reads the answer to its end, or until it is known that it will not be stored: a stream may have no end. Whether it
+/// is stored now.
 async fn ask<S, ReqB, ResB>(cache: Arc<Shared>, service: S, mut request: Request<ReqB>) -> bool
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
@@ -212,7 +213,7 @@ where
 {
     let anew = Anew::new(&cache);
     request.extensions_mut().insert(anew.clone());
-    let answered = before(deadline_in(PATIENCE), async {
+    let answered = unless(anew.until_refused(), async {
         let body = service.oneshot(request).await.ok()?.into_body();
         let mut body = pin!(body);
         while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
@@ -220,5 +221,6 @@ where
         }
         Some(())
     });
-    answered.await.flatten().is_some() && anew.is_stored()
+    let answered = before(deadline_in(PATIENCE), answered);
+    answered.await.flatten().flatten().is_some() && anew.is_stored()
 }

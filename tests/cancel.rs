@@ -127,6 +127,7 @@ impl Case {
     fn builder(&self) -> CacheLayerBuilder {
         CacheLayer::builder()
             .fill_mode(self.mode)
+            .leader_timeout(WAIT / 2)
             .wait_timeout(WAIT)
             .fill_timeout(FILL)
     }

@@ -151,7 +151,6 @@ async fn it_tells_why_a_request_passes_by_as_the_cache_then_says() {
     for (asked, reason) in [
         (get("/"), Reason::KeyPart),
         (tenant(request("PUT", "/")), Reason::Method),
-        (tenant(request("HEAD", "/")), Reason::Head),
         (tenant(with(get("/"), "cookie", "a=1")), Reason::Cookie),
         (
             tenant(with(get("/"), "proxy-authorization", "a")),

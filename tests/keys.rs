@@ -446,7 +446,8 @@ async fn whoever_asks_a_sealed_service_in_whatever_way_is_told_the_same() {
         with(ok("x"), "set-cookie", "a=1")
     });
     let cache = cached(key(), &origin);
-    assert_eq!(send(&cache, asked).await.reason(), Some(Reason::Head));
+    // The HEAD is fetched as a GET.
+    assert_eq!(send(&cache, asked).await.reason(), Some(Reason::SetCookie));
     // The first is refused, the second goes side by side with others.
     for _ in 0..2 {
         assert_eq!(
@@ -467,7 +468,7 @@ async fn whoever_asks_a_sealed_service_in_whatever_way_is_told_the_same() {
 }
 
 #[tokio::test]
-async fn a_sealed_service_that_takes_long_is_called_in_the_same_way_by_who_waits_no_more() {
+async fn a_sealed_service_is_called_in_the_same_way_by_a_request_beyond_the_waiters() {
     let saw = Arc::new(Mutex::new(0));
     let inside = saw.clone();
     let origin = Origin::later(move |request| {
@@ -478,12 +479,9 @@ async fn a_sealed_service_that_takes_long_is_called_in_the_same_way_by_who_waits
         }
     });
     let layer = CacheLayer::builder().key(Key::new().seal().allow_extension::<Tenant>());
-    let cache = layer
-        .wait_timeout(Duration::ZERO)
-        .build()
-        .layer(origin.clone());
+    let cache = layer.max_waiters(0).build().layer(origin.clone());
     let both = tokio::join!(send(&cache, laden()), send(&cache, laden()));
-    assert_eq!(both.1.reason(), Some(Reason::WaitTimeout));
+    assert_eq!(both.1.reason(), Some(Reason::TooManyWaiters));
     assert_eq!((origin.calls(), *saw.lock().unwrap()), (2, 0));
 }
 

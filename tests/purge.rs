@@ -107,8 +107,8 @@ impl Shop {
     }
 
     async fn is_hit(&self, path: &str) -> bool {
-        // A HEAD fills nothing.
-        send(&self.cache, request("HEAD", path)).await.is_hit()
+        let only_if_cached = with(get(path), "cache-control", "only-if-cached");
+        send(&self.cache, only_if_cached).await.is_hit()
     }
 
     fn ask(&self, path: &'static str) -> JoinHandle<Answer> {

@@ -65,6 +65,8 @@ pub(crate) struct Head {
     /// How old it was when it came, in seconds.
     pub(crate) initial_age: u64,
     pub(crate) received: Instant,
+    /// When the inner service was called for it.
+    pub(crate) began: Instant,
     /// When it was made, in seconds since 1970, as far as is known.
     pub(crate) date: i64,
     /// Whether it says by which fields it was chosen.
@@ -99,6 +101,7 @@ impl Head {
             at_most: Duration::MAX,
             initial_age: 0,
             received,
+            began: received,
             date: 0,
             names_fields: false,
         }

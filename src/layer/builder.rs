@@ -10,6 +10,7 @@ use crate::{
     entry::Cells,
     error::BuildError,
     filter::PathFilter,
+    grpc,
     handle::CacheHandle,
     key::{self, Head, Key, KeyPrefix},
     policy::{Policy, TagHeader, is_partial},
@@ -393,7 +394,7 @@ impl<B, R> CacheLayerBuilder<B, R> {
     }
 
     /// For how long after its lifetime a response is served if the inner service fails: with a 5xx, an `Err`, a panic, a gRPC
-    /// status that speaks of the service, or nothing within [`wait_timeout`](Self::wait_timeout) (RFC 5861 §4). Also if as
+    /// status that speaks of the service, or nothing within [`leader_timeout`](Self::leader_timeout) (RFC 5861 §4). Also if as
     /// many calls run as may. Defaults to zero.
     ///
     /// It counts from the same moment as [`stale_while_revalidate`](Self::stale_while_revalidate), so it is of use if it
@@ -485,6 +486,43 @@ impl<B, R> CacheLayerBuilder<B, R> {
         }
         self.policy.statuses.retain(|(known, _)| *known != status);
         self.policy.statuses.push((status, ttl));
+        Ok(self)
+    }
+
+    /// Stores gRPC calls that ended with this status too, for this long at most: `5` is `NOT_FOUND`. Defaults to `OK` only. As with
+    /// [`status`](Self::status), a handler tags such a response with what would be there.
+    ///
+    /// The status counts wherever it is: in the head of a response without a message, or in the trailers behind an empty body.
+    ///
+    /// # Errors
+    ///
+    /// If the status is `OK` (0), one that speaks of the service and counts as a failure (2, 4, 8, 13, 14, 15), or none of gRPC (above 16).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_response_cache::{CacheLayer, Key};
+    ///
+    /// # fn main() -> Result<(), tower_response_cache::BuildError> {
+    /// let cache = CacheLayer::builder()
+    ///     .key(Key::grpc(64 * 1024))
+    ///     .cacheable_grpc_status(5, Duration::from_secs(10))?
+    ///     .build();
+    /// assert!(CacheLayer::builder().cacheable_grpc_status(14, Duration::from_secs(10)).is_err());
+    /// # let _ = cache;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cacheable_grpc_status(mut self, code: u32, ttl: Duration) -> Result<Self, BuildError> {
+        if code == 0 || code > 16 || grpc::is_failure(code) {
+            return Err(BuildError::new(
+                "gRPC calls with this status are never stored, or always",
+                "choose one that speaks of the request, such as 5 (NOT_FOUND)",
+            ));
+        }
+        self.policy.codes.retain(|(known, _)| *known != code);
+        self.policy.codes.push((code, ttl));
         Ok(self)
     }
 
@@ -617,9 +655,13 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
-    /// For how long a request waits for another's answer or for a place among the fills. Then it gets what is stored and stale,
-    /// if it may; else it calls the inner service itself, if there is a place, and stores nothing; else it gets 503 with
-    /// `Retry-After`. Defaults to 10 seconds.
+    /// How long a request waits for the response that another request fetches, or for a place among the concurrent fills. Then it
+    /// gets a stale response, if there is one that it may have, else 503 with `Retry-After`. Defaults to
+    /// [`fill_timeout`](Self::fill_timeout).
+    ///
+    /// It does not bound the request that fetches the response: that one waits for the inner service as it would without
+    /// a cache. A follower that calls the inner service because the leader hangs (see
+    /// [`leader_timeout`](Self::leader_timeout)) is bounded by it; its call goes on, and fills the cache.
     ///
     /// # Examples
     ///
@@ -629,7 +671,28 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// # let _ = cache;
     /// ```
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.waiting.wait_timeout = timeout;
+        self.waiting.wait_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a request waits for the head of a response that another request fetches, before the cache counts that fetch
+    /// as hanging. Defaults to 10 seconds.
+    ///
+    /// From then on, requests that may have a stale response get it, and one of the other followers calls the inner
+    /// service too; the next one after twice this time, then after four times, and so on. At most three calls of one key run
+    /// at once. The first response that may be shared answers all followers; each other call runs on for its own requester.
+    /// A request that waits in vain is answered at [`wait_timeout`](Self::wait_timeout). The time counts from the call of the
+    /// inner service, and zero counts as one millisecond.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::builder().leader_timeout(Duration::from_secs(2)).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn leader_timeout(mut self, timeout: Duration) -> Self {
+        self.waiting.leader_timeout = timeout;
         self
     }
 

@@ -13,7 +13,7 @@ use super::{Policy, ResponseDirectives, groups, stream::stream};
 use crate::{
     entry::{Entry, Head},
     field::{NoVarySearch, ResponseControl, hands_over, retain},
-    grpc::is_grpc,
+    grpc::{self, is_grpc},
     key::{Fragment, Identity, Selection},
     status::{Reason, ServedStale},
     tags::{Tag, TagNames, Tags, scope::Gathered},
@@ -100,15 +100,17 @@ impl Policy {
         let (status, replaces_good) = (candidate.response.status, candidate.replaces_good);
         let may_fail = self.is_failure(status, &candidate.response.headers);
         let by_the_book = self.is_by_the_book();
+        // RFC 9111 knows nothing of failures within a 200.
+        let is_http = self.is_failure_status(status);
+        let may_be_stored =
+            |plan: &Plan| by_the_book && is_http && !replaces_good && !plan.head.ttl.is_zero();
         let is_stale_at_once = self.is_stale_at_once(candidate);
         let stale_at_once = is_stale_at_once.then_some(Reason::NoLifetime);
         let share_only = share_only(candidate).or(stale_at_once);
         match self.plan(candidate) {
             // RFC 9111 §3: in RFC 9111 mode a failure that states its lifetime is stored, in place of an older failure too, and never
             // in place of a good response.
-            Ok(plan)
-                if may_fail && !(by_the_book && !replaces_good && !plan.head.ttl.is_zero()) =>
-            {
+            Ok(plan) if may_fail && !may_be_stored(&plan) => {
                 // Who waits for a second opinion shares it.
                 Verdict::Failed(Some(Plan {
                     alone: false,
@@ -124,6 +126,25 @@ impl Policy {
         }
     }
 
+    /// Whether the response has a gRPC message and a status in its trailers. Without a message, the status is in its head.
+    fn has_messages(&self, candidate: &Candidate<'_>) -> Result<bool, Reason> {
+        let response = candidate.response;
+        let headers = &response.headers;
+        let grpc = is_grpc(headers);
+        let is_head_only = grpc && headers.contains_key(grpc::STATUS);
+        let is_shared = || {
+            let code = grpc::code(headers);
+            code.is_some_and(|code| grpc::is_failure(code) || self.ttl_of_code(code).is_some())
+        };
+        // An answer to a call that is no gRPC is the page of a proxy. If that says that the service is down, it counts as any 5xx.
+        let answers_call = is_grpc(candidate.request_headers);
+        let is_page = !self.is_by_the_book() && self.is_failure_status(response.status);
+        if (answers_call != grpc && !is_page) || (is_head_only && !is_shared()) {
+            return Err(Reason::GrpcStatus);
+        }
+        Ok(grpc && !is_head_only)
+    }
+
     fn plan(&self, candidate: &Candidate<'_>) -> Result<Plan, Reason> {
         let response = candidate.response;
         let headers = &response.headers;
@@ -136,12 +157,7 @@ impl Policy {
             candidate.selection.settles(name, encoded)
         })?;
         let vary = vary.of_fragment(candidate.fragment);
-        let grpc = is_grpc(headers);
-        // An answer to a call that is no gRPC (a proxy's page) is a failure in another form.
-        let answers_call = is_grpc(candidate.request_headers);
-        if answers_call != grpc || (grpc && headers.contains_key(GRPC_STATUS)) {
-            return Err(Reason::GrpcStatus);
-        }
+        let grpc = self.has_messages(candidate)?;
         let content_length = content_length(headers)?;
         if let Some(reason) = stream(headers, content_length, candidate.body) {
             return Err(reason);
@@ -159,6 +175,8 @@ impl Policy {
         }
         let tags = self.tags(candidate)?;
         let mut head = Head::new(response, vary, terms.ttl, candidate.received);
+        let began = candidate.received.checked_sub(candidate.delay);
+        head.began = began.unwrap_or(candidate.received);
         head.for_authorized = terms.for_authorized;
         head.initial_age = terms.age;
         head.overdue = terms.overdue;
@@ -173,6 +191,9 @@ impl Policy {
         head.names_fields = headers.contains_key(header::VARY);
         if self.no_vary_search {
             head.search = NoVarySearch::of(headers).map(Arc::new);
+        }
+        if let Some(ttl) = grpc::code(headers).and_then(|code| self.ttl_of_code(code)) {
+            head.ttl = head.ttl.min(ttl);
         }
         self.strip(&mut head.headers);
         if !terms.without.is_empty() {
@@ -211,13 +232,8 @@ impl Policy {
 
     /// Whether a response is a failure of the inner service, rather than an answer that is not for everybody.
     pub(crate) fn is_failure(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        // The codes that speak of the service and not of the request: unknown, deadline exceeded, resource exhausted,
-        // internal, unavailable, data loss.
-        const FAILURES: [&[u8]; 6] = [b"2", b"4", b"8", b"13", b"14", b"15"];
-        let grpc = headers.get(GRPC_STATUS);
         self.is_failure_status(status)
-            || (status == StatusCode::OK
-                && grpc.is_some_and(|code| FAILURES.contains(&code.as_bytes())))
+            || (status == StatusCode::OK && grpc::code(headers).is_some_and(grpc::is_failure))
     }
 
     pub(super) fn is_failure_status(&self, status: StatusCode) -> bool {
@@ -282,8 +298,6 @@ fn share_only(candidate: &Candidate<'_>) -> Option<Reason> {
         .map(|_| Reason::DoNotStore)
         .or(stale.map(|_| Reason::StaleInside))
 }
-
-const GRPC_STATUS: &str = "grpc-status";
 
 /// RFC 9110 §8.6: one number. Several, or anything else, is a message whose end nobody knows.
 pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Reason> {

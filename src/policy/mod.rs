@@ -42,6 +42,8 @@ pub(crate) struct Policy {
     pub(crate) eager: Option<u32>,
     /// The other statuses that are stored, each with its lifetime.
     pub(crate) statuses: Vec<(StatusCode, Duration)>,
+    /// The statuses of gRPC calls that are stored besides OK, each with its longest lifetime.
+    pub(crate) codes: Vec<(u32, Duration)>,
     pub(crate) max_body_bytes: usize,
     pub(crate) max_key_bytes: usize,
     pub(crate) max_tags: usize,
@@ -103,6 +105,7 @@ impl Default for Policy {
             grace: Grace::default(),
             eager: None,
             statuses: Vec::new(),
+            codes: Vec::new(),
             max_body_bytes: 1 << 20,
             max_key_bytes: 8 << 10,
             max_tags: 256,
@@ -139,6 +142,12 @@ impl Policy {
             None if status == StatusCode::OK => Some(self.ttl),
             None => None,
         }
+    }
+
+    /// How long a gRPC call that ended with this status is stored at most. `None` if such are not stored, or for OK.
+    pub(crate) fn ttl_of_code(&self, code: u32) -> Option<Duration> {
+        let chosen = self.codes.iter().find(|(known, _)| *known == code);
+        chosen.map(|(_, ttl)| *ttl)
     }
 
     /// Whether so much of a fresh response's lifetime is over that it is to be fetched anew.
@@ -193,6 +202,7 @@ impl fmt::Debug for Policy {
             .field("grace", &self.grace)
             .field("eager", &self.eager)
             .field("statuses", &self.statuses)
+            .field("codes", &self.codes)
             .field("max_body_bytes", &self.max_body_bytes)
             .field("max_key_bytes", &self.max_key_bytes)
             .field("max_tags", &self.max_tags)

@@ -4,7 +4,6 @@ use std::{
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use crate::{
     entry::Again,
     error::BoxError,
     future::ResponseFuture,
-    grpc::Messages,
+    grpc::{END_FOLLOWS, Messages},
     key,
     lookup::Lookup,
     respond::Origin,
@@ -173,7 +172,7 @@ where
     ///
     /// Dropped while the body is read, it has touched nothing; later, it is as on the long way of any request.
     async fn read(mut self) -> Result<Response<ResponseBody<ResB>>, S::Error> {
-        let deadline = deadline_in(self.layered.config.waiting.wait_timeout);
+        let deadline = deadline_in(self.layered.config.waiting.wait_timeout());
         let keys = &self.layered.keys;
         let (parts, body) = &mut self.request;
         let is_read = read(body, &keys.body, deadline).await;
@@ -208,9 +207,6 @@ where
     }
 }
 
-/// After a whole message, the end of a unary call's body follows at once; a stream's does not, and must not be waited for.
-const END_FOLLOWS: Duration = Duration::from_millis(50);
-
 /// Reads the whole body, or the one message of a call. `false` if it is anything else, or longer than the limit, or
 /// late: what was read of it will be replayed.
 async fn read<B: Body>(body: &mut ReplayBody<B>, rule: &key::Body, deadline: Instant) -> bool {
@@ -220,16 +216,18 @@ async fn read<B: Body>(body: &mut ReplayBody<B>, rule: &key::Body, deadline: Ins
     }
     let mut messages = rule.is_grpc().then(Messages::default);
     let most_frames = limit.saturating_add(64);
+    // A client may keep silent until it hears from the server.
+    let first_byte_until = deadline.min(deadline_in(END_FOLLOWS));
     while !body.is_read() {
         // Frames without bytes count too, and leave the thread to others.
         tokio::task::coop::consume_budget().await;
         if body.frames_read() > most_frames {
             return false;
         }
-        let until = if messages.as_ref().is_some_and(Messages::one_is_whole) {
-            deadline.min(deadline_in(END_FOLLOWS))
-        } else {
-            deadline
+        let until = match &messages {
+            Some(messages) if messages.one_is_whole() => deadline.min(deadline_in(END_FOLLOWS)),
+            Some(messages) if messages.none_has_begun() => first_byte_until,
+            _ => deadline,
         };
         let Some(read) = before(until, poll_fn(|cx| body.poll_read(cx))).await else {
             return false;

@@ -110,11 +110,11 @@ impl Slot {
         }
     }
 
-    /// Whether a newer response than this one is stored for the same variant: this one's body took long to come in.
+    /// Whether a response whose fill began later than this one's is stored for the same variant: this one's head or body took long.
     fn has_newer(&self, entry: &Entry) -> bool {
         let variant = |other: &&Arc<Entry>| other.head.vary.same_variant(&entry.head.vary);
         let mut same = self.entries().iter().filter(variant);
-        same.any(|other| other.head.received > entry.head.received)
+        same.any(|other| other.head.began > entry.head.began)
     }
 
     /// With this entry in place of what was stored for the same variant. Beyond so many, the oldest leaves: of the variants

@@ -148,14 +148,16 @@ async fn rule_14_2_what_it_says_of_what_was_received() {
 async fn rule_14_2_what_it_says_of_other_things() {
     play(|| {
         vec![
-            row("14.2 RFC 9211 §2.2 method")
-                .ask(
-                    ask("POST", "/")
-                        .origin(reply(""))
-                        .said("fwd=method")
-                        .unsaid("stored"),
-                )
+            row("14.2 RFC 9211 §2.2 method").ask(
+                ask("POST", "/")
+                    .origin(reply(""))
+                    .said("fwd=method")
+                    .unsaid("stored"),
+            ),
+            book("14.2 RFC 9211 §2.2 method of a HEAD that is forwarded")
                 .ask(head().origin(reply("")).said("fwd=method")),
+            policy("14.2 RFC 9211 §2.2 a HEAD that is fetched as a GET")
+                .ask(head().origin(reply("")).said("fwd=uri-miss")),
             row("14.2 RFC 9211 §2.2 bypass")
                 .ask(get().body("1").origin(reply("")).said("fwd=bypass")),
             policy("14.2 RFC 9211 §2.2 bypass, for what is required and not there")

@@ -334,7 +334,10 @@ async fn rule_12_5_nobody_waits_for_ever() {
                 with(ok(call.to_string()), "cache-control", "max-age=60")
             }
         });
-        let layer = mode.builder().wait_timeout(Duration::from_secs(2)).build();
+        let layer = mode
+            .builder()
+            .leader_timeout(Duration::from_secs(2))
+            .build();
         let cache = layer.layer(origin.clone());
         let leader = asked(&cache, get("/"));
         first.arrival().await;

@@ -22,7 +22,7 @@ async fn rule_4_11_head_is_answered_from_a_stored_get() {
                         .shows("content-type", "text/plain")
                         .shows("etag", "\"1\""),
                 ),
-            row("4.11 RFC 9110 §9.3.2 a HEAD first is forwarded, and is no GET")
+            book("4.11 RFC 9110 §9.3.2 a HEAD first is forwarded, and is no GET")
                 .ask(
                     head()
                         .origin(fresh("").has("content-length", "5"))
@@ -36,7 +36,7 @@ async fn rule_4_11_head_is_answered_from_a_stored_get() {
                 )
                 .ask(get().origin(fresh("12345")))
                 .ask(get().hit("12345")),
-            row("4.11 RFC 9110 §9.3.2 a HEAD does not answer another")
+            book("4.11 RFC 9110 §9.3.2 a HEAD does not answer another")
                 .ask(head().origin(fresh("")))
                 .ask(head().origin(fresh(""))),
         ]
