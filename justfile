@@ -36,6 +36,10 @@ docs:
 features:
     bash .ci/run features
 
+# Each block of the README compiles without a warning in a crate of its own
+readme:
+    bash .ci/run readme
+
 # All examples build
 examples:
     bash .ci/run examples

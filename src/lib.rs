@@ -64,7 +64,7 @@
 //! | `json` | keys of JSON bodies, in whatever order their members stand |
 //! | `tracing` | a fill runs in the span of the request that began it |
 //!
-//! None is on by default.
+//! `axum` is on by default.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod again;

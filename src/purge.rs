@@ -213,7 +213,6 @@ impl fmt::Debug for Purge {
 /// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a purge says whether it covered everything"]
 #[non_exhaustive]
 pub struct Purged {
     /// How many tags or keys were marked. Several tags that responses bear all are one.

@@ -71,7 +71,7 @@ pub use value::{KeyValue, KeyWriter};
 /// use tower_response_cache::{CacheLayer, Key};
 ///
 /// let cache = CacheLayer::builder()
-///     .key(Key::new().query(["page", "sort"]).header(ACCEPT_LANGUAGE).cookie("region"))
+///     .key(Key::new().query_except(["utm_*"]).header(ACCEPT_LANGUAGE).cookie("region"))
 ///     .build();
 /// # let _ = cache;
 /// ```

@@ -40,7 +40,7 @@ pub use builder::{CacheLayerBuilder, Once, Refreshable};
 /// use tower_response_cache::{CacheLayer, Key};
 ///
 /// let cache = CacheLayer::builder()
-///     .key(Key::new().query(["page", "sort"]))
+///     .key(Key::new().query_except(["utm_*", "fbclid"]))
 ///     .ttl(Duration::from_secs(300))
 ///     .build();
 /// let handle = cache.handle();
