@@ -97,12 +97,16 @@ impl Wish {
         let may_repeat =
             unshaped.may_repeat && !response.headers().contains_key(header::SET_COOKIE);
         let repeat = repeat.filter(|_| may_repeat);
-        match self.shape_of_own(&response, repeat.is_some(), config.policy.max_body_bytes) {
+        let most_skipped = config.policy.max_body_bytes;
+        match self.shape_of_own(&response, repeat.is_some(), most_skipped) {
             Own::Shaped(shape) => Ok(self.shape(response, shape, config).await),
             Own::AskAgain => match repeat {
                 Some(repeat) => {
                     drop(response);
-                    repeat.call(config, unshaped.status).await
+                    let response = repeat.call(config, unshaped.status).await?;
+                    // An inner service that knows no ranges has sent the whole once more.
+                    let shape = self.shape_of_own(&response, false, most_skipped).shape();
+                    Ok(self.shape(response, shape, config).await)
                 }
                 None => Ok(response),
             },
@@ -178,6 +182,15 @@ enum Own {
     Shaped(Shape),
     /// The cache cannot make of it what is asked for.
     AskAgain,
+}
+
+impl Own {
+    fn shape(self) -> Shape {
+        match self {
+            Self::Shaped(shape) => shape,
+            Self::AskAgain => Shape::Whole,
+        }
+    }
 }
 
 fn shape_of<B: Body>(

@@ -192,7 +192,7 @@ impl CacheStatus {
     ///
     /// It is said with the head, so that it is a forecast. The response is not stored after all if its body fails, ends early, takes longer than
     /// `fill_timeout`, turns out to be longer than `max_body_bytes` where nobody told its length, or is followed by a gRPC status other
-    /// than 0; if the handler speaks to its scope after the head; if it is purged while its body comes in; or if memory is full
+    /// than 0; if `store_if` refuses its body; if the handler speaks to its scope after the head; if it is purged while its body comes in; or if memory is full
     /// and the store finds other responses more useful.
     ///
     /// # Examples

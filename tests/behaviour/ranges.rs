@@ -435,9 +435,10 @@ async fn a_handler_without_ranges_still_answers_with_a_part() {
             .await
             .is_part(&long, 7, 10);
     }
-    // The second call is the requester's own, and its answer passes as it is.
+    // The second call says no more than the first one.
     let answer = files.ask("/?other", &[("range", "bytes=4000-4001")]).await;
-    assert_eq!((answer.status, answer.body.len()), (200, LONG));
+    answer.is_part(&long, 4000, 4002);
+    assert_eq!(files.seen().len(), 4);
 }
 
 // Invariant 63.
@@ -479,6 +480,40 @@ async fn a_body_that_the_key_has_read_is_sent_again() {
         (206, &b"part of red shoes"[..])
     );
     assert_eq!(*seen.lock().unwrap(), ["- -", "bytes=4000-4001 -"]);
+}
+
+// Invariant 63.
+#[tokio::test]
+async fn the_second_call_of_a_sealed_layer_sees_no_more_than_the_first() {
+    async fn page(headers: HeaderMap) -> Response {
+        assert!(!headers.contains_key("x-user"));
+        let mut response = Response::new(Body::from(bytes(LONG)));
+        let private = HeaderValue::from_static("private");
+        response.headers_mut().insert("cache-control", private);
+        response
+    }
+    let sealed = builder().key(Key::new().seal());
+    let files = Files::of(Router::new().fallback(any(page)), sealed);
+    let lines = [("range", "bytes=4000-"), ("x-user", "7")];
+    for calls in [2, 1] {
+        assert_eq!(files.ask("/", &lines).await.status, 206);
+        assert_eq!(files.seen().len(), calls);
+    }
+}
+
+// Invariant 63.
+#[tokio::test]
+async fn a_client_that_takes_only_what_is_stored_gets_the_whole_for_a_unit_that_the_cache_does_not_know()
+ {
+    let files = Files::of(Router::new().fallback(any(async || "page")), builder());
+    files.ask("/", &[]).await;
+    files.seen();
+    let lines = [("range", "items=0-1"), ("cache-control", "only-if-cached")];
+    let answer = files.ask("/", &lines).await;
+    assert_eq!(
+        (answer.status, &*answer.body, files.seen().len()),
+        (200, &b"page"[..], 0)
+    );
 }
 
 // Invariant 63. A body that can come from a connection only cannot be made a second time: the part is cut out, however far it is.
