@@ -96,9 +96,7 @@ impl<K> Layered<K> {
         into.in_flight = config.shared.flights.waiting_for(&flight);
         into.refused = config.shared.refusals.get(&flight);
         into.decision = match found {
-            Found::Hit(_)
-                if policy::asks_in_another_unit(parts) && !policy::only_if_cached(headers) =>
-            {
+            Found::Hit(_) if policy::asks_in_another_unit(parts) => {
                 Decision::Bypass(Reason::RangeUnit)
             }
             Found::Hit(hit) if hit.would_wait(config, &parts.method) => {

@@ -297,11 +297,13 @@ pub(crate) fn asks_for_a_part(parts: &request::Parts) -> bool {
     }
 }
 
-/// Returns whether a part is asked for in a unit that the cache does not know (RFC 9110 §14.1), and the inner service may.
+/// Returns whether a part is asked for in a unit that the cache does not know (RFC 9110 §14.1), and the inner service may be asked,
+/// which may know it.
 pub(crate) fn asks_in_another_unit(parts: &request::Parts) -> bool {
     let lines = parts.headers.get_all(header::RANGE).iter();
     let is_ranged = parts.method == Method::GET || parts.method == Method::QUERY;
-    is_ranged && lines.map(HeaderValue::as_bytes).any(has_another_unit)
+    let is_another = lines.map(HeaderValue::as_bytes).any(has_another_unit);
+    is_ranged && is_another && !only_if_cached(&parts.headers)
 }
 
 /// Whether the answer depends on what only the origin knows to be so now (RFC 9110 §13.1.1, §13.1.4).

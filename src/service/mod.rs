@@ -265,9 +265,7 @@ where
             (Missing::anew(stored), None)
         }
         // The inner service may know the unit; the cache would answer with the whole.
-        Found::Hit(_) if in_another_unit && !policy::only_if_cached(&parts.headers) => {
-            (Missing::default(), None)
-        }
+        Found::Hit(_) if in_another_unit => (Missing::default(), None),
         Found::Nothing(_) if policy::only_if_cached(&parts.headers) => {
             return ResponseFuture::hit(reply::not_cached(config));
         }
