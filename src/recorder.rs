@@ -93,7 +93,7 @@ pub(crate) struct Errand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
     Requester,
-    /// A requester that will rather have what is stored than a failure.
+    /// A requester that will rather have what is stored than a failure, or that takes another leader's answer if that comes first.
     FallsBack,
     /// For those to come.
     Nobody,

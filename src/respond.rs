@@ -1,6 +1,6 @@
 //! The long way of a request that is not in the store: it leads, waits, or goes alone.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{future::poll_fn, ops::ControlFlow, pin::pin, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, request};
@@ -139,7 +139,9 @@ where
                 .board(&flight, max_waiters, || self.look_again());
             let mut follower = match boarding {
                 Boarding::Found(hit) => return Ok(self.hit(&hit)),
-                Boarding::Lead(leader) => return self.lead(flight, leader, deadline).await,
+                Boarding::Lead(leader) => {
+                    return self.lead(flight, leader, false, deadline).await;
+                }
                 Boarding::Full if inside_a_fill => {
                     return self.pass(Reason::Reentrant, deadline).await;
                 }
@@ -150,14 +152,9 @@ where
                 follower.leave_behind();
                 continue;
             }
-            let landing = loop {
-                let landing = follower.wait(deadline, fallback.is_some()).await;
-                if !matches!(landing, Landing::Late) {
-                    break landing;
-                }
-                if let Some(stale) = fallback.take().and_then(|fallback| fallback.serve_late()) {
-                    return Ok(stale);
-                }
+            let landing = match wait(&mut follower, &mut fallback, deadline).await {
+                ControlFlow::Continue(landing) => landing,
+                ControlFlow::Break(stale) => return Ok(stale),
             };
             if let Landing::Answer(Answer::Told(told)) = &landing {
                 if !self
@@ -255,7 +252,7 @@ where
         let flight = self.flight();
         let flights = &self.config.shared.flights;
         match flights.board(&flight, 0, || None::<Hit>) {
-            Boarding::Lead(leader) => self.lead(flight, leader, deadline).await,
+            Boarding::Lead(leader) => self.lead(flight, leader, false, deadline).await,
             _ => self.alone_in_its_turn(flight, deadline).await,
         }
     }
@@ -323,11 +320,12 @@ where
     }
 
     /// Brings the answer for all who wait. The inner service is asked for the whole: what concerns this requester
-    /// alone is not handed on. Where the layer decides, a HEAD is fetched as a GET, whose response is stored and shared.
+    /// alone is not handed on. An attempt's requester may be answered otherwise before. Where the layer decides, a HEAD is fetched as a GET, whose response is stored and shared.
     async fn lead(
         mut self,
         flight: KeyBytes,
         leader: Leader<Answer>,
+        is_attempt: bool,
         deadline: Instant,
     ) -> Result<Response<ResponseBody<ResB>>, S::Error> {
         let shared = self.config.shared.clone();
@@ -356,7 +354,7 @@ where
             leader: Some(leader),
             permit: Some(permit),
         };
-        let audience = Audience::of(fallback.is_some());
+        let audience = Audience::of(fallback.is_some() || is_attempt);
         let late = self.config.waiting.falls_back_at(deadline);
         let detached = self.config.may_detach();
         let is_head = self.is_head();
@@ -367,11 +365,11 @@ where
         // Boxed: the way of a request is long enough as it is, and its parts are all in one future.
         let answered = if detached {
             let fill = Box::pin(fill.detached(running));
-            answered(fallback, late, &shared, fill).await?
+            answered(fallback, late, &shared, audience, fill).await?
         } else {
             drop(running);
             let fill = Box::pin(fill.inline());
-            answered(fallback, late, &shared, fill).await?
+            answered(fallback, late, &shared, audience, fill).await?
         };
         Ok(if is_head {
             reply::withheld(answered)
@@ -400,7 +398,7 @@ where
             is_head: self.is_head(),
         };
         let mut others = pin!(onlooker.response(deadline));
-        let mut own = Box::pin(self.lead(flight, leader, deadline));
+        let mut own = Box::pin(self.lead(flight, leader, true, deadline));
         let mut may_come = true;
         let answered = before(
             deadline,
@@ -457,9 +455,10 @@ where
             permit,
         };
         let late = self.config.waiting.falls_back_at(deadline);
-        let fill = self.into_fill(flight, held, Audience::of(fallback.is_some()));
+        let audience = Audience::of(fallback.is_some());
+        let fill = self.into_fill(flight, held, audience);
         let fill = Box::pin(fill.inline());
-        answered(fallback, late, &shared, fill).await
+        answered(fallback, late, &shared, audience, fill).await
     }
 
     /// As [`alone`](Self::alone), in a place among the fills, if there is one in time.
@@ -611,6 +610,28 @@ where
     }
 }
 
+/// Waits on a flight. If the flight is late, a stale response breaks it off.
+///
+/// # Cancel safety
+///
+/// That of [`Follower::wait`].
+async fn wait<B>(
+    follower: &mut Follower<Answer>,
+    fallback: &mut Option<Fallback>,
+    deadline: Instant,
+) -> ControlFlow<Response<ResponseBody<B>>, Landing<Answer>> {
+    loop {
+        let landing = follower.wait(deadline, fallback.is_some()).await;
+        if !matches!(landing, Landing::Late) {
+            return ControlFlow::Continue(landing);
+        }
+        let stale = fallback.take().and_then(|fallback| fallback.serve_late());
+        if let Some(stale) = stale {
+            return ControlFlow::Break(stale);
+        }
+    }
+}
+
 /// A follower that has become a leader, and takes another leader's answer if that comes first.
 struct Onlooker {
     config: Arc<Config>,
@@ -652,14 +673,14 @@ async fn answered<ResB, E>(
     fallback: Option<Fallback>,
     deadline: Instant,
     shared: &Shared,
+    audience: Audience,
     fill: impl Future<Output = Result<Response<ResponseBody<ResB>>, E>>,
 ) -> Result<Response<ResponseBody<ResB>>, E> {
-    let falls_back = fallback.is_some();
     match or_stale(fallback, deadline, fill).await {
         Outcome::Stale(stale) => Ok(stale),
         Outcome::Answered(answered) => {
             // The fill has left it to whoever decides which of the two it will be.
-            if answered.is_ok() && falls_back {
+            if answered.is_ok() && audience == Audience::FallsBack {
                 count(&shared.counters.misses);
             }
             answered

@@ -134,6 +134,7 @@ async fn a_handler_that_always_hangs_is_called_four_times_at_most_and_followers_
     // With everybody gone, the calls end at `fill_timeout`.
     tokio::time::sleep(SECOND * 31).await;
     let stats = handle.stats();
+    assert_eq!((stats.misses, stats.unavailable), (0, 999));
     assert_eq!((stats.flights, stats.waiters, stats.fills), (0, 0, 0));
     assert!(most.load(Ordering::SeqCst) <= 3, "{most:?}");
 }
@@ -172,13 +173,16 @@ async fn a_healthy_handler_of_twelve_seconds_is_called_twice_at_most_and_everybo
     let (cache, handle) = layered(CacheLayer::builder(), &origin);
     let answers = thousand(&cache, Duration::from_millis(12_010)).await;
     assert_eq!(answers.len(), 1000);
+    let stats = handle.stats();
+    assert_eq!((stats.misses, stats.collapsed), (1, 999));
     let all_ok = answers
         .iter()
         .all(|answer| (answer.0, &*answer.1) == (StatusCode::OK, "1"));
     assert!(all_ok);
     assert_eq!(origin.calls(), 2);
-    // The second call began later: its response replaces the first one's.
+    // The second call began later: its response replaces the first one's. Nobody waits for it, and it is not counted.
     tokio::time::sleep(SECOND * 11).await;
+    assert_eq!(handle.stats().misses, 1);
     assert_eq!(ask(&cache, get("/")).await.1, "2");
     assert_eq!((handle.stats().flights, handle.stats().fills), (0, 0));
 }
