@@ -183,7 +183,9 @@ impl Lookup {
         parts: &mut request::Parts,
     ) -> Result<(), Reason> {
         let methods = &layered.config.policy.methods;
-        policy::admit_body(parts, methods, layered.keys.body.is_grpc())?;
+        let body = &layered.keys.body;
+        policy::admit_body(parts, methods, body.is_grpc())?;
+        body.admit(parts, layered.config.selection.keys_authority())?;
         self.make_key(layered, parts)
     }
 

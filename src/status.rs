@@ -542,6 +542,10 @@ reasons! {
     NoLifetime = "no-lifetime",
     /// The call failed, by its gRPC status.
     GrpcStatus = "grpc-status",
+    /// The gRPC method is none of those that may be cached: see [`Key::grpc`](crate::Key::grpc).
+    GrpcMethod = "grpc-method",
+    /// The gRPC call names no authority, so that two servers might share its key.
+    NoAuthority = "no-authority",
     /// The call is answered by more than one message.
     GrpcStream = "grpc-stream",
     /// The response bears more tags than may be recorded.

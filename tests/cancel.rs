@@ -526,7 +526,7 @@ async fn drop_a_call_while_its_message_comes_in(case: Case) -> bool {
     let inner = service_fn(move |request: Request<ReplayBody<Body>>| {
         inner.clone().oneshot(request.map(|_| full("")))
     });
-    let layer = case.builder().key(Key::grpc(1024)).build();
+    let layer = case.builder().key(Key::grpc(1024).all_methods()).build();
     let (cache, handle) = (layer.layer(inner), layer.handle());
     let others: Vec<_> = (0..case.others)
         .map(|_| spawn_ask(&cache, call(&case, case.frames)))

@@ -81,7 +81,7 @@ fn head_only(code: &str) -> Response<Body> {
 
 fn cached(origin: &Origin) -> (BodyCache<Origin>, CacheHandle) {
     let layer = CacheLayer::builder()
-        .key(Key::grpc(LIMIT))
+        .key(Key::grpc(LIMIT).all_methods())
         .ttl(MINUTE)
         .build();
     (layer.layer(origin.clone()), layer.handle())
@@ -195,6 +195,7 @@ async fn metadata_is_keyed_by_choice_and_credentials_pass_by() {
         Some(Reason::Cookie)
     );
     let users = Key::grpc(LIMIT)
+        .all_methods()
         .header(HeaderName::from_static("x-shade"))
         .header(header::AUTHORIZATION);
     let keyed = CacheLayer::builder().key(users).build().layer(origin);
@@ -654,7 +655,7 @@ impl Client {
 
     async fn of(service: Catalogue) -> Self {
         let layer = CacheLayer::builder()
-            .key(Key::grpc(LIMIT))
+            .key(Key::grpc(LIMIT).all_methods())
             .ttl(MINUTE)
             .build();
         let cache = layer.handle();

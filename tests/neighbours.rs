@@ -405,7 +405,7 @@ async fn only_what_was_readied_is_called_where_the_key_reads_the_body() {
     for mode in MODES {
         let layer = CacheLayer::builder()
             .fill_mode(mode)
-            .key(Key::grpc(16))
+            .key(Key::grpc(16).all_methods())
             .build();
         let cache = layer.layer(Insists::new(2));
         for message in [

@@ -516,7 +516,7 @@ async fn bodies_that_are_no_text_are_told_apart() {
         )
     });
     let cache = CacheLayer::builder()
-        .key(Key::grpc(1024))
+        .key(Key::grpc(1024).all_methods())
         .build()
         .layer(origin.clone());
     let call = |message: &[u8]| {

@@ -282,7 +282,9 @@ async fn a_purge_by_request_takes_every_body_of_a_call() {
         let body = chunked(&[b"\0\0\0\0\x01x"], Some(trailers));
         with(Response::new(body), "content-type", "application/grpc")
     });
-    let layer = CacheLayer::builder().key(Key::grpc(100)).build();
+    let layer = CacheLayer::builder()
+        .key(Key::grpc(100).all_methods())
+        .build();
     let (cache, handle) = (layer.layer(origin), layer.handle());
     let call = |path: &str, message: u8| {
         let body = full(vec![0, 0, 0, 0, 1, message]);

@@ -1087,7 +1087,7 @@ mod in_tonic {
     #[tokio::test]
     async fn calls_are_made_again_with_their_messages() {
         for gzip in [false, true] {
-            let layer = CacheLayer::builder().key(Key::grpc(1024));
+            let layer = CacheLayer::builder().key(Key::grpc(1024).all_methods());
             let layer = layer.stale_while_revalidate(SWR).refreshable().build();
             let (handle, version) = (layer.handle(), Arc::new(AtomicUsize::new(0)));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -129,7 +129,7 @@ async fn an_answer_that_is_no_grpc_is_not_stored_for_a_grpc_call() {
             }
         });
         let cache = CacheLayer::builder()
-            .key(Key::grpc(1024))
+            .key(Key::grpc(1024).all_methods())
             .build()
             .layer(origin.clone());
         send(&cache, grpc_call(full(framed(b"a")))).await;
@@ -359,7 +359,7 @@ fn empty_frames_do_not_keep_a_call_for_ever() {
     let p = polls.clone();
     rt.block_on(async move {
         let cache = CacheLayer::builder()
-            .key(Key::grpc(1024))
+            .key(Key::grpc(1024).all_methods())
             .wait_timeout(Duration::from_millis(50))
             .build()
             .layer(Origin::new(|_| ok("x")));

@@ -524,7 +524,7 @@ async fn a_call_that_passes_by_purges_nobody_elses() {
         with(Response::new(body), "content-type", "application/grpc")
     });
     let cache = CacheLayer::builder()
-        .key(Key::grpc(1024))
+        .key(Key::grpc(1024).all_methods())
         .build()
         .layer(origin);
     send(&cache, grpc_call(b"q", &[])).await;

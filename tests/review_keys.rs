@@ -556,7 +556,7 @@ async fn what_an_explanation_says_of_bodies_is_what_the_cache_then_does() {
                 .only_if(|_, body| body.starts_with(b"{")),
             true,
         ),
-        (Key::grpc(32).ignore_cookies(), false),
+        (Key::grpc(32).all_methods().ignore_cookies(), false),
     ];
     for (key, any_method) in keys {
         let builder = CacheLayer::builder()

@@ -1252,7 +1252,7 @@ fn grpc(status: &'static str, in_the_head: bool) -> Response<Body> {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_fails_in_its_head_is_answered_with_what_is_stale() {
     for (status, falls_back) in [("14", true), ("13", true), ("5", false), ("16", false)] {
-        let layer = both().key(Key::grpc(1024)).build();
+        let layer = both().key(Key::grpc(1024).all_methods()).build();
         let probe = Probe::default();
         let inner = origin(&probe, move |nth, _| async move {
             Ok(if nth == 1 {

@@ -20,6 +20,11 @@ pub mod paused_time {}
 #[doc = include_str!("../../docs/by_the_book.md")]
 pub mod by_the_book {}
 
+/// Which gRPC calls are cached, and where the layer goes.
+#[doc = ""]
+#[doc = include_str!("../../docs/grpc.md")]
+pub mod grpc {}
+
 /// The response header fields that hits and followers do not get.
 #[doc = ""]
 #[doc = include_str!("../../docs/response_headers.md")]

@@ -1,16 +1,20 @@
 //! What of a request's body is in its key.
 
-#[cfg(feature = "json")]
-use std::borrow::Cow;
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::{HeaderMap, request::Parts};
 use sha2::{Digest, Sha256};
 
-use super::encode::{KeyBytes, Tag, put};
 #[cfg(feature = "json")]
 use super::json;
-use crate::grpc::{self, PREFIX_BYTES};
+use super::{
+    encode::{KeyBytes, Tag, put},
+    target,
+};
+use crate::{
+    grpc::{self, PREFIX_BYTES},
+    status::Reason,
+};
 
 /// What a [`Key`](crate::Key) is made of: the request's head alone.
 ///
@@ -30,7 +34,7 @@ pub struct Head;
 ///
 /// ```
 /// use tower_response_cache::{Key, key::Body};
-/// let key: Key<Body> = Key::grpc(64 * 1024);
+/// let key: Key<Body> = Key::grpc(64 * 1024).methods(["/shop.Shop/Find"]);
 /// # let _ = key;
 /// ```
 #[derive(Clone)]
@@ -38,10 +42,23 @@ pub struct Body {
     kind: Kind,
     limit: usize,
     only_if: Option<OnlyIf>,
+    methods: GrpcMethods,
+    canonical: Option<Canonical>,
     /// The members of a JSON body that are not in the key.
     #[cfg(feature = "json")]
     except: Vec<Cow<'static, str>>,
 }
+
+/// Which gRPC methods have a key.
+#[derive(Debug, Clone)]
+enum GrpcMethods {
+    /// By their paths, such as `/shop.Shop/Find`.
+    Chosen(Vec<Cow<'static, str>>),
+    All,
+}
+
+/// The bytes that stand for a gRPC message in the key.
+type Canonical = Arc<dyn Fn(&Parts, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
 type OnlyIf = Arc<dyn Fn(&Parts, &[u8]) -> bool + Send + Sync>;
 
@@ -75,6 +92,8 @@ impl Body {
             kind,
             limit,
             only_if: None,
+            methods: GrpcMethods::Chosen(Vec::new()),
+            canonical: None,
             #[cfg(feature = "json")]
             except: Vec::new(),
         }
@@ -82,6 +101,42 @@ impl Body {
 
     pub(super) fn only_if(&mut self, only_if: OnlyIf) {
         self.only_if = Some(only_if);
+    }
+
+    pub(super) fn methods(&mut self, methods: Vec<Cow<'static, str>>) {
+        self.methods = GrpcMethods::Chosen(methods);
+    }
+
+    pub(super) fn all_methods(&mut self) {
+        self.methods = GrpcMethods::All;
+    }
+
+    pub(super) fn canonical_message(&mut self, canonical: Canonical) {
+        self.canonical = Some(canonical);
+    }
+
+    /// Whether a request is one of those for which the body is read.
+    ///
+    /// # Errors
+    ///
+    /// The reason for which it bypasses the cache: its gRPC method was not chosen, or two servers might share its key.
+    pub(crate) fn admit(&self, parts: &Parts, keys_authority: bool) -> Result<(), Reason> {
+        if self.kind != Kind::Grpc {
+            return Ok(());
+        }
+        let path = target::as_sent(parts).path();
+        let is_chosen = match &self.methods {
+            GrpcMethods::Chosen(methods) => methods.iter().any(|method| method == path),
+            GrpcMethods::All => true,
+        };
+        if !is_chosen {
+            return Err(Reason::GrpcMethod);
+        }
+        let has_authority = target::authority(parts).is_some_and(|host| !host.is_empty());
+        if keys_authority && !has_authority {
+            return Err(Reason::NoAuthority);
+        }
+        Ok(())
     }
 
     /// How many bytes are read, at the most.
@@ -117,8 +172,20 @@ impl Body {
                 let Some((flag, message)) = grpc::one_message(body) else {
                     return false;
                 };
-                put(key, Tag::GrpcMessage, &[flag]);
-                put_digest(key, message);
+                // A compressed message cannot be read.
+                match self.canonical.as_ref().filter(|_| flag == 0) {
+                    None => {
+                        put(key, Tag::GrpcMessage, &[flag]);
+                        put_digest(key, message);
+                    }
+                    Some(canonical) => {
+                        let Some(message) = canonical(parts, message) else {
+                            return false;
+                        };
+                        put(key, Tag::GrpcMessage, b"canonical");
+                        put_digest(key, &message);
+                    }
+                }
             }
             #[cfg(feature = "json")]
             Kind::Json => {

@@ -91,6 +91,8 @@ enum Rule {
     Codings(Arc<[HeaderValue]>),
     Languages(Arc<[HeaderValue]>),
     CaseAndSpace,
+    GrpcType,
+    GrpcCodings,
     With(Normal),
 }
 
@@ -197,15 +199,52 @@ impl Normalize {
         Self(Rule::With(Arc::new(normal)))
     }
 
+    /// The `Content-Type` of a gRPC call: `application/grpc+proto` is `application/grpc`.
+    pub(super) fn grpc_type() -> Self {
+        Self(Rule::GrpcType)
+    }
+
+    /// `grpc-accept-encoding` as a set: order, white space and `identity`, which is always accepted, do not matter.
+    pub(super) fn grpc_codings() -> Self {
+        Self(Rule::GrpcCodings)
+    }
+
     fn form(&self, lines: &GetAll<'_, HeaderValue>) -> Form {
         let found = match &self.0 {
             Rule::Codings(offered) => best_coding(lines, offered),
             Rule::Languages(offered) => best_language(lines, offered),
             Rule::CaseAndSpace => one_spelling(lines),
+            Rule::GrpcType => grpc_type(lines),
+            Rule::GrpcCodings => return grpc_codings(lines),
             Rule::With(normal) => return normal(lines).map_or(Form::Absent, Form::One),
         };
         found.map_or(Form::AsItComes, Form::One)
     }
+}
+
+fn grpc_type(lines: &GetAll<'_, HeaderValue>) -> Option<HeaderValue> {
+    let mut lines = lines.iter();
+    let (Some(only), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    let only = only.as_bytes().trim_ascii();
+    let same = [&b"application/grpc"[..], b"application/grpc+proto"];
+    let is_same = same.iter().any(|same| only.eq_ignore_ascii_case(same));
+    is_same.then(|| HeaderValue::from_static("application/grpc"))
+}
+
+fn grpc_codings(lines: &GetAll<'_, HeaderValue>) -> Form {
+    let members = lines
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&b| b == b','));
+    let mut names: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).collect();
+    names.retain(|name| !name.is_empty() && *name != b"identity");
+    if names.is_empty() {
+        return Form::Absent;
+    }
+    names.sort_unstable();
+    names.dedup();
+    HeaderValue::from_bytes(&names.join(&b","[..])).map_or(Form::AsItComes, Form::One)
 }
 
 impl fmt::Debug for Normalize {
@@ -214,6 +253,8 @@ impl fmt::Debug for Normalize {
             Rule::Codings(offered) => f.debug_tuple("Codings").field(offered).finish(),
             Rule::Languages(offered) => f.debug_tuple("Languages").field(offered).finish(),
             Rule::CaseAndSpace => f.write_str("CaseAndSpace"),
+            Rule::GrpcType => f.write_str("GrpcType"),
+            Rule::GrpcCodings => f.write_str("GrpcCodings"),
             Rule::With(_) => f.write_str("With(..)"),
         }
     }

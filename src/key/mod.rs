@@ -206,9 +206,16 @@ impl Default for Key<Head> {
 impl Key<Body> {
     /// A unary gRPC call: authority, path, and the bytes of the message, with its encoding and the encodings that the
     /// client accepts. Only POST with `content-type: application/grpc…` and exactly one message of at most `limit`
-    /// bytes is answered by the cache; anything else (a client's stream, a longer message) passes by, whole.
+    /// bytes is answered by the cache; anything else (a client's stream, a longer message) bypasses it, whole.
     ///
-    /// Metadata is not in the key unless it is named with [`header`](Self::header).
+    /// **No method is cached until it is chosen**, with [`methods`](Self::methods) or [`all_methods`](Self::all_methods): a call of a
+    /// method that changes something looks like one that reads. Others bypass the cache with the reason
+    /// [`GrpcMethod`](crate::Reason::GrpcMethod). A call without an authority bypasses with
+    /// [`NoAuthority`](crate::Reason::NoAuthority), unless [`ignore_authority`](Self::ignore_authority) is chosen: otherwise two servers could
+    /// share one key.
+    ///
+    /// Metadata is not in the key unless it is named with [`header`](Self::header). `grpc-accept-encoding` is in it as a set, and
+    /// `application/grpc+proto` is `application/grpc`.
     ///
     /// # Examples
     ///
@@ -217,7 +224,7 @@ impl Key<Body> {
     /// use tower_response_cache::{CacheLayer, Key};
     ///
     /// let layer = CacheLayer::builder()
-    ///     .key(Key::grpc(64 * 1024))
+    ///     .key(Key::grpc(64 * 1024).methods(["/shop.Shop/Find", "/shop.Shop/List"]))
     ///     .ttl(Duration::from_secs(60))
     ///     .build();
     /// # let _ = layer;
@@ -225,7 +232,79 @@ impl Key<Body> {
     #[must_use]
     pub fn grpc(limit: usize) -> Self {
         let encodings = ["grpc-encoding", "grpc-accept-encoding"];
-        Key::new().with_body(Body::grpc(limit), &encodings)
+        let mut key = Key::new().with_body(Body::grpc(limit), &encodings);
+        for header in &mut key.selection.of_the_body {
+            header.normalize = match header.name.as_str() {
+                "content-type" => Some(Normalize::grpc_type()),
+                "grpc-accept-encoding" => Some(Normalize::grpc_codings()),
+                _ => None,
+            };
+        }
+        key
+    }
+
+    /// The gRPC methods that may be cached, each as the path of its call. Replaces an earlier choice. Defaults to none. Without effect on
+    /// other keys than [`Key::grpc`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let key = tower_response_cache::Key::grpc(64 * 1024).methods(["/shop.Shop/Find", "/shop.Shop/List"]);
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn methods<N: Into<Cow<'static, str>>>(
+        mut self,
+        paths: impl IntoIterator<Item = N>,
+    ) -> Self {
+        self.body
+            .methods(paths.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Every unary gRPC method may be cached: only for a layer around services whose methods all read. An `Update` that is called
+    /// twice with the same message runs once. Without effect on other keys than [`Key::grpc`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let key = tower_response_cache::Key::grpc(64 * 1024).all_methods();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn all_methods(mut self) -> Self {
+        self.body.all_methods();
+        self
+    }
+
+    /// What this closure makes of a gRPC message stands for it in the key: protobuf has no canonical order of map fields and
+    /// unknown fields, so that one message may be written in many ways. It gets the message without its prefix, and its result must
+    /// differ for messages with different responses. `None` bypasses the cache with the reason
+    /// [`RequestBodyNotKeyed`](crate::Reason::RequestBodyNotKeyed). A compressed message is in the key as it comes. Runs on every call,
+    /// also on hits. Without effect on other keys than [`Key::grpc`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::Key;
+    ///
+    /// /// Decodes the message and writes it again, with the entries of its maps in order.
+    /// fn canonical(message: &[u8]) -> Option<Vec<u8>> {
+    ///     Some(message.to_vec()) // `Find::decode(message).ok()?`, with `BTreeMap` fields (prost's `btree_map`), `.encode_to_vec()`
+    /// }
+    ///
+    /// let key = Key::grpc(64 * 1024)
+    ///     .methods(["/shop.Shop/Find"])
+    ///     .canonical_message(|_, message| canonical(message));
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn canonical_message<F>(mut self, canonical: F) -> Self
+    where
+        F: Fn(&Parts, &[u8]) -> Option<Vec<u8>> + Send + Sync + 'static,
+    {
+        self.body.canonical_message(Arc::new(canonical));
+        self
     }
 
     /// Only requests for which this is true have a key; the others pass by. It gets the whole body, which is empty for

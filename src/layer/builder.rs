@@ -215,7 +215,7 @@ impl<R> CacheLayerBuilder<key::Body, R> {
     ///
     /// ```
     /// use tower_response_cache::{CacheLayer, Key};
-    /// let cache = CacheLayer::builder().key(Key::grpc(1024)).build();
+    /// let cache = CacheLayer::builder().key(Key::grpc(1024).all_methods()).build();
     /// # let _ = cache;
     /// ```
     #[must_use]
@@ -506,7 +506,7 @@ impl<B, R> CacheLayerBuilder<B, R> {
     ///
     /// # fn main() -> Result<(), tower_response_cache::BuildError> {
     /// let cache = CacheLayer::builder()
-    ///     .key(Key::grpc(64 * 1024))
+    ///     .key(Key::grpc(64 * 1024).all_methods())
     ///     .cacheable_grpc_status(5, Duration::from_secs(10))?
     ///     .build();
     /// assert!(CacheLayer::builder().cacheable_grpc_status(14, Duration::from_secs(10)).is_err());

@@ -199,7 +199,7 @@ impl<S> Layer<S> for RefreshableLayer {
 /// use tower_response_cache::{BodyCacheLayer, CacheLayer, Key};
 ///
 /// let cache: BodyCacheLayer =
-///     CacheLayer::builder().key(Key::grpc(64 * 1024)).ttl(Duration::from_secs(60)).build();
+///     CacheLayer::builder().key(Key::grpc(64 * 1024).all_methods()).ttl(Duration::from_secs(60)).build();
 /// # let _ = cache;
 /// ```
 #[derive(Debug, Clone)]
@@ -214,7 +214,7 @@ impl BodyCacheLayer {
     ///
     /// ```
     /// # use tower_response_cache::{CacheLayer, Key};
-    /// let cache = CacheLayer::builder().key(Key::grpc(1024)).build();
+    /// let cache = CacheLayer::builder().key(Key::grpc(1024).all_methods()).build();
     /// assert_eq!(cache.handle().stats().entries, 0);
     /// ```
     #[must_use]

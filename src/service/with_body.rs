@@ -44,7 +44,7 @@ use crate::{
 /// use tower_response_cache::{BodyCache, CacheLayer, Key};
 ///
 /// fn cached<S>(service: S) -> BodyCache<S> {
-///     CacheLayer::builder().key(Key::grpc(64 * 1024)).build().layer(service)
+///     CacheLayer::builder().key(Key::grpc(64 * 1024).all_methods()).build().layer(service)
 /// }
 /// # let _ = cached(());
 /// ```

@@ -91,7 +91,7 @@ fn handle(fills: usize) -> CacheHandle {
 fn cached(origin: &Origin, fills: usize) -> (BodyCache<Origin>, CacheHandle) {
     let handle = handle(fills);
     let layer = CacheLayer::builder()
-        .key(Key::grpc(LIMIT))
+        .key(Key::grpc(LIMIT).all_methods())
         .handle(&handle)
         .build();
     (layer.layer(origin.clone()), handle)
@@ -179,7 +179,7 @@ async fn followers_get_what_is_stale_when_a_call_fails() {
             _ => said.response(13),
         });
         let layer = CacheLayer::builder()
-            .key(Key::grpc(LIMIT))
+            .key(Key::grpc(LIMIT).all_methods())
             .ttl(SECOND)
             .stale_if_error(SECOND * 600)
             .build();
@@ -219,7 +219,7 @@ async fn not_found_is_stored_by_choice_for_as_long_as_was_chosen() {
     for said in SAID {
         let origin = later(move |_| said.response(5));
         let layer = CacheLayer::builder()
-            .key(Key::grpc(LIMIT))
+            .key(Key::grpc(LIMIT).all_methods())
             .cacheable_grpc_status(5, SECOND * 10)
             .unwrap()
             .build();
@@ -245,7 +245,7 @@ async fn in_rfc_9111_mode_a_failure_in_the_head_of_a_200_is_not_stored() {
     let origin = later(|_| with(Said::InTheHead.response(14), "cache-control", "max-age=60"));
     let layer = CacheLayer::builder()
         .rfc9111()
-        .key(Key::grpc(LIMIT))
+        .key(Key::grpc(LIMIT).all_methods())
         .build();
     let cache = layer.layer(origin.clone());
     for _ in 0..2 {
@@ -451,7 +451,7 @@ fn turns_into_a_stream() -> (Origin, Arc<AtomicBool>, Arc<std::sync::Mutex<Vec<C
 async fn a_background_refresh_that_finds_a_stream_ends_its_call() {
     let (origin, streams, open) = turns_into_a_stream();
     let layer = CacheLayer::builder()
-        .key(Key::grpc(LIMIT))
+        .key(Key::grpc(LIMIT).all_methods())
         .ttl(SECOND)
         .stale_while_revalidate(SECOND * 600)
         .build();

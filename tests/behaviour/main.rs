@@ -14,6 +14,7 @@ mod credentials;
 mod explain;
 mod fragments;
 mod grpc;
+mod grpc_methods;
 mod invalidation;
 mod max_age;
 mod ranges;

@@ -275,7 +275,7 @@ async fn of_a_grpc_response_it_sees_the_message() {
         with(Response::new(body), "content-type", "application/grpc")
     });
     let layer = CacheLayer::builder()
-        .key(Key::grpc(1024))
+        .key(Key::grpc(1024).all_methods())
         .store_if(is_good)
         .build();
     let cache = layer.layer(origin);

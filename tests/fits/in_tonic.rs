@@ -83,7 +83,7 @@ impl Service<http::Request<Body>> for Greeter {
 
 fn by_message() -> BodyCacheLayer {
     CacheLayer::builder()
-        .key(Key::grpc(64 * 1024))
+        .key(Key::grpc(64 * 1024).all_methods())
         .ttl(Duration::from_secs(60))
         .build()
 }
@@ -272,7 +272,7 @@ async fn greet_as(channel: &Channel, user: Option<&str>) -> String {
 // Invariant 15.
 #[tokio::test]
 async fn a_sealed_call_is_a_hit_without_a_user_and_bypasses_with_one() {
-    let cache = CacheLayer::builder().key(Key::grpc(64 * 1024).seal());
+    let cache = CacheLayer::builder().key(Key::grpc(64 * 1024).all_methods().seal());
     let layers = ServiceBuilder::new()
         .layer(InterceptorLayer::new(authenticate))
         .layer(cache.build())

@@ -146,7 +146,7 @@ impl Spec {
             Content::Raw => Key::new().body(MAX_BODY),
             #[cfg(feature = "json")]
             Content::Json => Key::new().json_body(MAX_BODY),
-            Content::Grpc => Key::grpc(MAX_BODY),
+            Content::Grpc => Key::grpc(MAX_BODY).all_methods(),
         };
         let (selection, body) = self.chosen(key).into_parts();
         (selection, Some(body))
