@@ -416,7 +416,7 @@ async fn a_compressed_message_and_other_codings_have_entries_of_their_own() {
             with(
                 request("POST", "/s/m").map(|_| full(framed(0, b"same"))),
                 "content-type",
-                "application/grpc+proto",
+                "application/grpc+json",
             ),
         ]
     };

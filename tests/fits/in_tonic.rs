@@ -111,7 +111,9 @@ where
     T::ResponseBody:
         http_body::Body<Data = bytes::Bytes, Error: Into<tower::BoxError>> + Send + 'static,
 {
-    let mut grpc = client::Grpc::new(channel.clone());
+    // A call on a channel has no authority of its own, and bypasses the cache without one.
+    let origin = http::Uri::from_static("http://shop.example");
+    let mut grpc = client::Grpc::with_origin(channel.clone(), origin);
     in_time(grpc.ready())
         .await
         .map_err(|_| Status::unavailable("not ready"))?;
