@@ -641,6 +641,18 @@ mod tests {
     }
 
     #[test]
+    fn stored_can_be_taken_back() {
+        let name = StatusName::parse("a; stored").unwrap();
+        let mut miss = CacheStatus::forwarded(Forward::Stale, Some(Reason::Purged));
+        let without = miss.to_header(&name);
+        miss.stored = true;
+        let mut member = miss.to_header(&name);
+        assert_ne!(member, without);
+        take_stored(&mut member);
+        assert_eq!(member, without);
+    }
+
+    #[test]
     fn every_reason_is_a_token_of_its_own() {
         assert!(
             Reason::ALL
