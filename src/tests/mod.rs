@@ -1,5 +1,6 @@
 //! Tests that need to look inside, or to switch on a deliberate fault.
 
+#[cfg(not(model))]
 mod composed;
 #[cfg(not(model))]
 mod flights;
