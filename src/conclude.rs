@@ -11,6 +11,7 @@ use crate::{
     body::{ResponseBody, Unshaped},
     caught::{Panic, catch},
     entry::{Entry, Recorded},
+    events,
     field::{self, OfTheConnection},
     mutant::Mutant,
     pinned::Pinned,
@@ -159,7 +160,12 @@ impl Errand {
         let tags = self.hashes(&plan);
         let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
         let told = reason.or_else(|| self.cannot_be_kept(&plan, &hint));
-        let mut head = self.labelled(Response::from_parts(head, ()), told);
+        let cause = plan.cause.filter(|_| told == Some(Reason::DoNotStore));
+        if let (Some(reason), Some(cause)) = (told, cause) {
+            let refusals = &self.config.shared.refusals;
+            refusals.note(&self.keys.flight, reason, cause);
+        }
+        let mut head = self.labelled(Response::from_parts(head, ()), told, cause);
         if let Some(part) = self.part.take() {
             head.extensions_mut().insert(Part {
                 marks: Some((self.config.shared.purges.clone(), tags.clone())),
@@ -253,7 +259,7 @@ impl Errand {
                 }
                 self.held.hand_over();
                 self.config.policy.strip(&mut parts.headers);
-                let mut head = self.labelled(Response::from_parts(parts, ()), Some(reason));
+                let mut head = self.labelled(Response::from_parts(parts, ()), Some(reason), None);
                 if let Some(part) = self.part.take().filter(|_| is_same) {
                     let do_not_store = true;
                     head.extensions_mut().insert(Part {
@@ -524,8 +530,17 @@ impl Errand {
     }
 
     /// The answer's head as its requester gets it.
-    fn labelled(&self, mut head: Response<()>, reason: Option<Reason>) -> Response<()> {
+    fn labelled(
+        &self,
+        mut head: Response<()>,
+        reason: Option<Reason>,
+        cause: Option<&'static str>,
+    ) -> Response<()> {
         let mut status = CacheStatus::forwarded(self.forward, reason);
+        status.cause = cause;
+        if let Some(reason) = reason {
+            events::not_stored(reason, cause);
+        }
         // RFC 9211 §2.3: where it is not what is sent.
         status.forward_status = self.is_not_modified.then_some(StatusCode::NOT_MODIFIED);
         // Where the application decides by the complete body, nobody knows yet.
@@ -583,6 +598,7 @@ impl Errand {
 
     fn passed<B>(&mut self, response: Response<B>, reason: Reason) -> Response<ResponseBody<B>> {
         self.count_answer();
+        events::not_stored(reason, None);
         let status = CacheStatus::forwarded(self.forward, Some(reason));
         let mut response = reply::passed(&self.config, response, status);
         // A response that took too long is not asked for a second time.

@@ -68,6 +68,7 @@ impl<K> Layered<K> {
             stored: Vec::new(),
             in_flight: None,
             refused: None,
+            refused_cause: None,
         };
         match admitted {
             Ok(()) => self.look_into(&lookup, &parts, &mut explanation),
@@ -94,7 +95,9 @@ impl<K> Layered<K> {
         };
         let is_head_by_the_book = parts.method == Method::HEAD && config.policy.is_by_the_book();
         into.in_flight = config.shared.flights.waiting_for(&flight);
-        into.refused = config.shared.refusals.get(&flight);
+        let last = config.shared.refusals.last(&flight);
+        into.refused = last.map(|(reason, _)| reason);
+        into.refused_cause = last.and_then(|(_, cause)| cause);
         into.decision = match found {
             Found::Hit(_) if policy::asks_in_another_unit(parts) => {
                 Decision::Bypass(Reason::RangeUnit)
@@ -130,7 +133,9 @@ impl<K> Layered<K> {
         let falls_back = pinned.is_some_and(|pinned| {
             Fallback::new(&self.config, &pinned, &Method::GET, false, None).is_some()
         });
-        if let Some(reason) = known.refused.filter(|_| !falls_back) {
+        // Where the handler gave a cause, it asked only that the response not be stored: requests share it.
+        let is_uncacheable = known.refused_cause.is_none() && !falls_back;
+        if let Some(reason) = known.refused.filter(|_| is_uncacheable) {
             return Decision::SideBySide(reason);
         }
         let shared = &self.config.shared;

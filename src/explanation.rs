@@ -46,6 +46,8 @@ pub struct Explanation {
     pub in_flight: Option<usize>,
     /// Why the last answer for this key could not be stored, if that is remembered.
     pub refused: Option<Reason>,
+    /// The cause that its handler gave to [`do_not_store`](crate::scope::do_not_store), if that is the reason.
+    pub refused_cause: Option<&'static str>,
 }
 
 impl Explanation {
@@ -197,6 +199,9 @@ impl fmt::Display for Explanation {
         }
         if let Some(reason) = self.refused {
             write!(f, "\n  last answer not stored: {reason}")?;
+            if let Some(cause) = self.refused_cause {
+                write!(f, " ({cause})")?;
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, Request, StatusCode, header, request};
 
 use crate::{
     config::Config,
-    key, policy,
+    events, key, policy,
     shared::count,
     tags::{Force, Targets},
 };
@@ -83,9 +83,10 @@ impl Invalidation {
     }
 
     fn purge(&self, hashes: Vec<u64>) -> u64 {
-        let shared = &self.config.shared;
+        let (shared, marks) = (&self.config.shared, hashes.len());
         let epoch = shared.purges.purge(&Targets::any(hashes), Force::Hard);
         count(&shared.counters.invalidations);
+        events::purged("invalidation", marks);
         shared.sweep_soon();
         epoch
     }

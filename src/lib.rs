@@ -80,6 +80,7 @@ mod conclude;
 mod config;
 mod entry;
 mod error;
+mod events;
 mod explain;
 mod explanation;
 mod field;

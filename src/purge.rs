@@ -5,6 +5,7 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use crate::{
     clock::{deadline_in, has_timer},
     error::PurgeError,
+    events,
     refresh::Refresh,
     shared::{Shared, count},
     tags::{Force, Tag, Tagged, Targets},
@@ -176,6 +177,8 @@ impl Purge {
             None => {}
         }
         count(&self.shared.counters.purges);
+        let verb = if self.soft { "soft" } else { "hard" };
+        events::purged(verb, purged.marks);
         self.shared.sweep_soon();
         purged
     }

@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     entry::{Asked, Entry, Recorded, shared_trailers},
     error::BodyError,
+    events::{self, Limit},
     flight::{Leader, Opinion},
     grpc::{self, Ending, Messages, is_grpc},
     key::{Fragment, Identity, KeyBytes, Reach},
@@ -344,6 +345,7 @@ impl Recorder {
     /// Nothing is remembered of it: the next one may find room.
     fn exceed_budget(&mut self) {
         self.config.shared.budget.count_exceeded();
+        events::limit_reached(Limit::Recordings);
         self.settle();
     }
 
@@ -562,6 +564,7 @@ impl Recorder {
                 shared.refusals.forget(&self.keys.flight);
             }
             count(&shared.counters.stored);
+            events::stored(self.told.head.status, recording.bytes(), self.told.head.ttl);
             self.anew.iter().for_each(Anew::stored);
         }
         fits
@@ -608,6 +611,7 @@ impl Recorder {
 
     fn refuse(&mut self, reason: Reason) {
         self.anew.iter().for_each(Anew::refused);
+        events::not_stored(reason, None);
         self.config
             .shared
             .refusals

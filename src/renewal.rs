@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::entry::Entry;
+use crate::{entry::Entry, events};
 
 /// One attempt. Dropped before it has [begun](Self::begin), there was none; dropped later, before it is settled, it has failed
 /// and puts the next one off: whatever becomes of it, nobody has to remember to say so. Only one that
@@ -64,7 +64,12 @@ impl Renewal {
     /// The inner service has failed, or is late.
     pub(crate) fn fail(mut self) {
         self.stage = Stage::Settled;
+        self.has_failed();
+    }
+
+    fn has_failed(&self) {
         self.entry.attempts.fail(self.pause);
+        events::refresh_failed();
     }
 
     /// Another response is stored in its place.
@@ -92,7 +97,7 @@ impl Drop for Renewal {
         match self.stage {
             Stage::Claimed => self.entry.attempts.give_back(),
             Stage::Begun if self.is_one_requesters => self.entry.attempts.leave(),
-            Stage::Begun => self.entry.attempts.fail(self.pause),
+            Stage::Begun => self.has_failed(),
             Stage::Settled => {}
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     config::{Config, FillMode},
     entry::{AgainCell, Asked},
     error::BoxError,
+    events::{self, Limit},
     fill::Fill,
     flight::{Boarding, Follower, Landing, Leader},
     key::KeyBytes,
@@ -145,7 +146,10 @@ where
                 Boarding::Full if inside_a_fill => {
                     return self.pass(Reason::Reentrant, deadline).await;
                 }
-                Boarding::Full => return self.squeeze(Reason::TooManyWaiters, deadline).await,
+                Boarding::Full => {
+                    events::limit_reached(Limit::Waiters);
+                    return self.squeeze(Reason::TooManyWaiters, deadline).await;
+                }
                 Boarding::Follow(follower) => follower,
             };
             if self.is_too_late_for(&follower) {
@@ -570,6 +574,9 @@ where
     }
 
     fn unavailable(&self, reason: Reason) -> Response<ResponseBody<ResB>> {
+        if reason == Reason::TooManyFills {
+            events::limit_reached(Limit::Fills);
+        }
         reply::unavailable(&self.config, reason)
     }
 

@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     clock::before,
     entry::Head,
+    events::{self, Limit},
     explanation::Explanation,
     flight::Flights,
     recording::{Budget, Invitation},
@@ -236,7 +237,11 @@ impl Shared {
 
     /// A place among the refreshes that may run at once, if there is one now.
     pub(crate) fn try_refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.refreshes.clone().try_acquire_owned().ok()
+        let permit = self.refreshes.clone().try_acquire_owned().ok();
+        if permit.is_none() {
+            events::limit_reached(Limit::Refreshes);
+        }
+        permit
     }
 
     /// As [`try_refresh_permit`](Self::try_refresh_permit), for one who waits: those that are there go on for no longer than a
@@ -324,6 +329,10 @@ impl fmt::Debug for Refusals {
 #[derive(Debug, Clone, Copy)]
 struct Refusal {
     reason: Reason,
+    /// Why the handler asked that the response not be stored.
+    cause: Option<&'static str>,
+    /// Requests for the key do not wait for each other.
+    is_uncacheable: bool,
     until: Instant,
 }
 
@@ -338,15 +347,46 @@ impl Refusals {
         }
     }
 
+    /// Why requests for this key do not wait for each other, if they do not.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Reason> {
+        let refusal = self.find(key).filter(|refusal| refusal.is_uncacheable);
+        refusal.map(|refusal| refusal.reason)
+    }
+
+    /// Why the last response for this key was not stored, and the cause that its handler gave, if it did.
+    pub(crate) fn last(&self, key: &[u8]) -> Option<(Reason, Option<&'static str>)> {
+        self.find(key)
+            .map(|refusal| (refusal.reason, refusal.cause))
+    }
+
+    fn find(&self, key: &[u8]) -> Option<Refusal> {
         let refusal = self.known.get(&self.hasher.hash_one(key))?;
-        (Instant::now() < refusal.until).then_some(refusal.reason)
+        (Instant::now() < refusal.until).then_some(refusal)
     }
 
     pub(crate) fn remember(&self, key: &[u8], reason: Reason) {
-        let until = Instant::now() + REMEMBERED;
-        self.known
-            .insert(self.hasher.hash_one(key), Refusal { reason, until });
+        self.insert(key, reason, None, true);
+    }
+
+    /// Keeps for people why a response was not stored. Requests for the key go on sharing calls.
+    pub(crate) fn note(&self, key: &[u8], reason: Reason, cause: &'static str) {
+        self.insert(key, reason, Some(cause), false);
+    }
+
+    fn insert(
+        &self,
+        key: &[u8],
+        reason: Reason,
+        cause: Option<&'static str>,
+        is_uncacheable: bool,
+    ) {
+        let refusal = Refusal {
+            reason,
+            cause,
+            is_uncacheable,
+            until: Instant::now() + REMEMBERED,
+        };
+        self.known.insert(self.hasher.hash_one(key), refusal);
     }
 
     pub(crate) fn forget(&self, key: &[u8]) {

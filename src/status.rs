@@ -32,6 +32,8 @@ pub struct CacheStatus {
     pub(crate) reason: Option<Reason>,
     /// What the inner service answered, where that is not what is sent.
     pub(crate) forward_status: Option<StatusCode>,
+    /// Why the handler asked that the response not be stored.
+    pub(crate) cause: Option<&'static str>,
 }
 
 /// In the extensions of a stale response, whatever else it is to tell: a cache further out does not take it for a new one.
@@ -60,6 +62,7 @@ impl CacheStatus {
             collapsed: false,
             reason: None,
             forward_status: None,
+            cause: None,
         }
     }
 
@@ -71,6 +74,7 @@ impl CacheStatus {
             collapsed: false,
             reason: Some(why),
             forward_status: None,
+            cause: None,
         }
     }
 
@@ -82,6 +86,7 @@ impl CacheStatus {
             collapsed: false,
             reason: Some(reason),
             forward_status: None,
+            cause: None,
         }
     }
 
@@ -92,6 +97,7 @@ impl CacheStatus {
             collapsed: false,
             reason,
             forward_status: None,
+            cause: None,
         }
     }
 
@@ -238,6 +244,22 @@ impl CacheStatus {
         self.reason
     }
 
+    /// The cause that the handler gave to [`do_not_store`](crate::scope::do_not_store), where the
+    /// [`reason`](Self::reason) is [`Reason::DoNotStore`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::CacheStatus;
+    /// fn index_is_building(status: &CacheStatus) -> bool {
+    ///     status.cause() == Some("search index is still building")
+    /// }
+    /// ```
+    #[must_use]
+    pub fn cause(&self) -> Option<&'static str> {
+        self.cause
+    }
+
     /// The reason for which the request passed by, if that is what it did.
     pub(crate) fn bypassed(self) -> Option<Reason> {
         self.reason.filter(|reason| self == Self::bypass(*reason))
@@ -296,7 +318,10 @@ impl CacheStatus {
         }
         if let Some(reason) = self.reason {
             member.push_str("; detail=");
-            member.push_str(reason.as_str());
+            match self.cause {
+                Some(cause) => push_detail(&mut member, reason, cause),
+                None => member.push_str(reason.as_str()),
+            }
         }
         HeaderValue::try_from(member).unwrap_or_else(|_| HeaderValue::from_static("cache"))
     }
@@ -305,6 +330,24 @@ impl CacheStatus {
 /// RFC 9651 §3.3.1: no more than 15 digits.
 fn integer(duration: Duration) -> u64 {
     duration.as_secs().min(999_999_999_999_999)
+}
+
+/// A reason with the application's words for it, as a string (RFC 9651 §3.3.3). Characters that a string cannot hold are
+/// question marks, and a semicolon is a comma, so that it is not taken for the next parameter.
+fn push_detail(member: &mut String, reason: Reason, cause: &str) {
+    const MAX_CHARS: usize = 128;
+    member.push('"');
+    member.push_str(reason.as_str());
+    member.push_str(": ");
+    for char in cause.chars().take(MAX_CHARS) {
+        match char {
+            '"' | '\\' => member.extend(['\\', char]),
+            ';' => member.push(','),
+            ' '..='~' => member.push(char),
+            _ => member.push('?'),
+        }
+    }
+    member.push('"');
 }
 
 /// Takes `stored` out of a member that was [made](CacheStatus::to_header) with it.
@@ -650,6 +693,27 @@ mod tests {
         assert_ne!(member, without);
         take_stored(&mut member);
         assert_eq!(member, without);
+    }
+
+    #[test]
+    fn the_cause_of_a_handler_is_a_string_in_the_detail() {
+        let mut status = CacheStatus::forwarded(Forward::UriMiss, Some(Reason::DoNotStore));
+        let mut written = |cause| {
+            status.cause = Some(cause);
+            let member = status.to_header(&StatusName::default());
+            let (_, detail) = member.to_str().unwrap().split_once("detail=").unwrap();
+            detail.to_owned()
+        };
+        assert_eq!(
+            written("index is building"),
+            "\"do-not-store: index is building\""
+        );
+        assert_eq!(
+            written("a \"b\\c\"; fwd=stale \u{e9}\n"),
+            r#""do-not-store: a \"b\\c\", fwd=stale ??""#
+        );
+        assert_eq!(written(&"x".repeat(128).leak()[..]).len(), 144);
+        assert_eq!(written(&"x".repeat(129).leak()[..]).len(), 144);
     }
 
     #[test]

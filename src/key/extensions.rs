@@ -6,19 +6,18 @@
 //! list serves all their versions. An extension that is counted in neither way is unknown: a name that is not
 //! recognised leads to a bypass, never to a response that is shared.
 
+#[cfg(feature = "tracing")]
+use std::sync::Arc;
 use std::{
     any::{TypeId, type_name},
     fmt::{self, Write},
-};
-#[cfg(feature = "tracing")]
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
 use http::Extensions;
 
 use super::value::KeyValue;
+#[cfg(feature = "tracing")]
+use crate::events::Throttle;
 use crate::status::Reason;
 
 /// A closure that makes a value of the key of an extension: what
@@ -92,14 +91,9 @@ pub(super) struct ExtensionRules {
     accounted: Vec<ExtensionType>,
     hidden: Vec<ExtensionType>,
     bypass: Vec<ExtensionType>,
-    /// When it was last said what is unknown.
     #[cfg(feature = "tracing")]
-    last_warning: Arc<Mutex<Option<Instant>>>,
+    throttle: Arc<Throttle>,
 }
-
-/// How long nothing more is said of unknown extensions.
-#[cfg(feature = "tracing")]
-const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 impl ExtensionRules {
     pub(super) fn account_for(&mut self, known: ExtensionType) {
@@ -203,16 +197,8 @@ impl ExtensionRules {
     #[cfg(feature = "tracing")]
     #[cold]
     fn warn(&self, extensions: &Extensions) {
-        let now = Instant::now();
-        {
-            let mut last = self
-                .last_warning
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if last.is_some_and(|last| now.saturating_duration_since(last) < WARNING_PAUSE) {
-                return;
-            }
-            *last = Some(now);
+        if self.throttle.passes().is_none() {
+            return;
         }
         tracing::warn!(
             unknown = self.count_unknown(extensions),

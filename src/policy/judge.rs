@@ -93,6 +93,8 @@ pub(crate) struct Plan {
     pub(crate) grpc: bool,
     /// It is stored, and nobody else gets it before it was validated.
     pub(crate) alone: bool,
+    /// Why the handler asked that it not be stored.
+    pub(crate) cause: Option<&'static str>,
 }
 
 impl Policy {
@@ -206,6 +208,7 @@ impl Policy {
             content_length,
             grpc,
             alone: terms.alone,
+            cause: candidate.gathered.do_not_store(),
         })
     }
 

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::marks::{Force, Marks, TagHash, Targets, Verdict};
 use crate::{
+    events::{self, Limit},
     mutant::{Mutant, Mutants},
     sync::{AtomicU64, Mutex, MutexGuard, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -140,12 +141,17 @@ impl PurgeClock {
         let mut marks = self.write_marks();
         let epoch = self.epoch.load(Ordering::Relaxed) + 1;
         marks.insert(targets, force, epoch);
-        if marks.len() > self.max_marks {
+        let is_full = marks.len() > self.max_marks;
+        if is_full {
             marks.raise_floor_to_half();
         }
         also(&mut marks);
         // The marks stand before the epoch shows them: who reads this epoch, and finds no mark up to it, never will.
         self.epoch.store(epoch, Ordering::Release);
+        drop(marks);
+        if is_full {
+            events::limit_reached(Limit::Marks);
+        }
         epoch
     }
 

@@ -197,8 +197,9 @@ pub fn ttl_at_most(ttl: Duration) {
     with_current(|scope| scope.ttl_at_most(ttl));
 }
 
-/// Asks that the response that is being built not be stored. Requests that wait for it now still get it. The cause is
-/// for people who read the code or its traces.
+/// Asks that the response that is being built not be stored. Requests that wait for it now still get it. The cause is for people: it is
+/// in the `detail` of `Cache-Status`, in [`CacheStatus::cause`](crate::CacheStatus::cause), in
+/// [`Explanation::refused_cause`](crate::Explanation::refused_cause) for two minutes, and in a `debug` event.
 ///
 /// # Examples
 ///

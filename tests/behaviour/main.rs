@@ -11,6 +11,8 @@ mod collapsing;
 mod composition;
 mod conditional;
 mod credentials;
+#[cfg(feature = "tracing")]
+mod events;
 mod explain;
 mod fragments;
 mod grpc;

@@ -6,13 +6,13 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     task::{Context, Poll},
 };
-#[cfg(feature = "tracing")]
-use std::{sync::OnceLock, time::Instant};
 
 use pin_project::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 
 use super::{CURRENT, CacheScope};
+#[cfg(feature = "tracing")]
+use crate::events::Throttle;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static STRICT: AtomicBool = AtomicBool::new(false);
@@ -158,18 +158,8 @@ fn report(_: u64, _: &Location<'_>) {}
 /// At most once a minute.
 #[cfg(feature = "tracing")]
 fn report(calls: u64, place: &Location<'_>) {
-    const PAUSE_SECONDS: u64 = 60;
-    static START: OnceLock<Instant> = OnceLock::new();
-    // The second from which the next event may be sent.
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let now = START.get_or_init(Instant::now).elapsed().as_secs();
-    let next = NEXT.load(Ordering::Relaxed);
-    let later = now + PAUSE_SECONDS;
-    let is_time = now >= next
-        && NEXT
-            .compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok();
-    if is_time {
+    static THROTTLE: Throttle = Throttle::new();
+    if THROTTLE.passes().is_some() {
         tracing::warn!(
             target: "tower_response_cache::scope",
             calls,
