@@ -61,6 +61,7 @@ const FLOORS: &[&str] = &[
     "grpc",
     "mutant",
     "filter",
+    "events",
     "status",
     "error",
     "clock",
