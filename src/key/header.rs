@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::GetAll};
 
+use smallvec::SmallVec;
+
 use super::encode::{KeyBytes, Tag, put};
 use crate::error::BuildError;
 
@@ -237,8 +239,18 @@ fn grpc_codings(lines: &GetAll<'_, HeaderValue>) -> Form {
     let members = lines
         .iter()
         .flat_map(|line| line.as_bytes().split(|&b| b == b','));
-    let mut names: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).collect();
-    names.retain(|name| !name.is_empty() && *name != b"identity");
+    let mut names: SmallVec<[&[u8]; 8]> = members.collect();
+    // The usual line is in its normal form already, and nothing is allocated for it.
+    let is_name = |name: &&[u8]| name.trim_ascii() == *name && !name.is_empty();
+    let is_one_line = lines.iter().nth(1).is_none();
+    let is_normal = names.iter().all(is_name) && names.is_sorted_by(|a, b| a < b);
+    if is_one_line && is_normal && !names.is_empty() && !names.contains(&&b"identity"[..]) {
+        return Form::AsItComes;
+    }
+    for name in &mut names {
+        *name = name.trim_ascii();
+    }
+    names.retain(|name| !name.is_empty() && **name != *b"identity");
     if names.is_empty() {
         return Form::Absent;
     }
