@@ -303,9 +303,9 @@ async fn readers_that_have_read_all_when_the_window_begins_do_not_hold_it_up() {
         });
         tokio_test::task::spawn(read_all)
     });
-    tasks
-        .each_mut()
-        .map(|task| assert!(task.poll().is_pending()));
+    for task in &mut tasks {
+        assert!(task.poll().is_pending());
+    }
     drop(invitation);
     let window = Window::on(recording, 5, STALL).unwrap();
     let mut room = tokio_test::task::spawn(window.room());
