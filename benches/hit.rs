@@ -8,14 +8,20 @@
 
 mod common;
 
-use std::{convert::Infallible, hint::black_box, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use smallvec::SmallVec;
 use tower::{Layer, Service, service_fn};
-use tower_response_cache::{Cache, CacheLayer, CacheLayerBuilder};
+use tower_response_cache::{Cache, CacheHandle, CacheLayer, CacheLayerBuilder, Tag, Tags};
 
 use common::{Body, Case, ready, run, runtime};
 
@@ -71,6 +77,16 @@ fn cases(bytes: usize, runtime: &tokio::runtime::Runtime) -> Vec<Case<'_>> {
     ];
     cases.extend(in_other_shapes(&origin));
     cases.extend(passed_by(&origin));
+    cases.push(after_a_purge(
+        "purge of another tag, and a hit with 1 tag",
+        1,
+        &origin,
+    ));
+    cases.push(after_a_purge(
+        "purge of another tag, and a hit with 1,024",
+        1024,
+        &origin,
+    ));
     let mut missed = warm(CacheLayer::builder(), origin);
     let mut miss = Case::new(
         "miss, as it comes, to the body's end",
@@ -145,6 +161,22 @@ fn passed_by<'a>(origin: &(impl Origin + 'a)) -> Vec<Case<'a>> {
             ready(warm(mute(), origin.clone())),
         ),
     ]
+}
+
+/// A hit that has to be compared with a purge that came since the last one.
+fn after_a_purge<'a>(name: &'static str, tags: usize, origin: &(impl Origin + 'a)) -> Case<'a> {
+    let layer = mute(CacheLayer::builder()).request_tags(move |_| {
+        let tags = (0..tags).map(|tag| Tag::from(format!("item:{tag}")));
+        tags.collect::<Tags>()
+    });
+    let handle = CacheHandle::builder().build();
+    let mut hit = ready(warm(layer.handle(&handle), origin.clone()));
+    Case::new(name, get, move |request| {
+        let mut purge = handle.purge(Tag::new("other")).into_future();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(purge.as_mut().poll(&mut cx).is_ready());
+        hit(request);
+    })
 }
 
 fn mute(builder: CacheLayerBuilder) -> CacheLayerBuilder {

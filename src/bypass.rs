@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     key::{Fragment, Identity},
     policy::Candidate,
-    tags::{CacheScope, Part, PendingPart, TagHash, Tags},
+    tags::{CacheScope, Part, PartMarks, PendingPart, Presence, TagHash, Tags},
 };
 
 /// What is known of such a request when it goes to the inner service.
@@ -30,6 +30,8 @@ pub(crate) struct BypassedPart {
     has_session: bool,
     /// What purges mark of its request and its target.
     own_marks: Vec<TagHash>,
+    /// From before its call, so that unsafe requests to its target are noticed.
+    _presence: Presence,
     scope: CacheScope,
 }
 
@@ -60,6 +62,7 @@ impl BypassedPart {
             identity,
             is_of_uncached_method: parts.method != Method::GET && parts.method != Method::HEAD,
             has_session: config.selection.has_session(parts),
+            _presence: config.shared.purges.enter(&own_marks),
             own_marks,
             scope: scope.clone(),
         };
@@ -107,7 +110,7 @@ impl BypassedPart {
         let names = part.tags.iter().map(|tag| purges.hash_tag(tag));
         let marks = names.chain(self.own_marks.iter().copied()).chain(inherited);
         Some(Part {
-            marks: Some((purges.clone(), marks.collect())),
+            marks: Some(PartMarks::new(purges, marks.collect::<Vec<_>>())),
             scope: Some(self.scope.clone()),
             ..part
         })

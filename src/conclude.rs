@@ -23,7 +23,7 @@ use crate::{
     shared::{self, InFlight, count},
     status::{CacheStatus, Reason},
     store::Slot,
-    tags::{CacheScope, Part, TagHash, Tags},
+    tags::{CacheScope, Part, PartMarks, TagHash, Tags},
 };
 
 /// What a call of the inner service came to: when it was born, and its response.
@@ -148,7 +148,7 @@ impl Errand {
         mut self,
         request: &Sent,
         scope: CacheScope,
-        in_flight: InFlight,
+        mut in_flight: InFlight,
         (plan, reason): (Plan, Option<Reason>),
         mut head: response::Parts,
         hint: SizeHint,
@@ -157,6 +157,7 @@ impl Errand {
         let policy = &self.config.policy;
         let original = policy.store_if.is_some().then(|| Box::new(head.clone()));
         policy.strip(&mut head.headers);
+        self.settle_targets(&plan, &mut in_flight);
         let tags = self.hashes(&plan);
         let reason = reason.or_else(|| self.held_off(&in_flight, &tags));
         let told = reason.or_else(|| self.cannot_be_kept(&plan, &hint));
@@ -168,7 +169,7 @@ impl Errand {
         let mut head = self.labelled(Response::from_parts(head, ()), told, cause);
         if let Some(part) = self.part.take() {
             head.extensions_mut().insert(Part {
-                marks: Some((self.config.shared.purges.clone(), tags.clone())),
+                marks: Some(PartMarks::new(&self.config.shared.purges, tags.clone())),
                 do_not_store: reason.is_some(),
                 ..part
             });
@@ -390,6 +391,10 @@ impl Errand {
         if self.inherited.len() > policy.max_inherited_marks() {
             return Ok(Verdict::Keep(Reason::TooManyTags));
         }
+        if !self.inherited.is_empty() {
+            // While the parts hold theirs, and until it is settled which of them this one has.
+            self.inherited_presence = Some(purges.enter(&self.inherited));
+        }
         let candidate = Candidate {
             identity: self.identity,
             fragment: &self.keys.fragment,
@@ -420,7 +425,7 @@ impl Errand {
             let own = [self.keys.request, self.keys.target];
             let marks = names.chain(own).chain(self.inherited.iter().copied());
             Part {
-                marks: Some((purges.clone(), marks.collect())),
+                marks: Some(PartMarks::new(purges, marks.collect::<Vec<_>>())),
                 scope: Some(scope.clone()),
                 ..part
             }
@@ -478,6 +483,24 @@ impl Errand {
         all.sort_unstable();
         all.dedup();
         all.into()
+    }
+
+    /// What an unsafe request may invalidate the response by: its target, its path only if it is for many queries, and its cache groups.
+    fn settle_targets(&self, plan: &Plan, in_flight: &mut InFlight) {
+        let policy = &self.config.policy;
+        if self.keys.searched.is_none() && !policy.cache_groups && self.inherited.is_empty() {
+            return;
+        }
+        let mut targets = self.targets();
+        if plan.head.search.is_none() {
+            targets.truncate(1);
+        }
+        targets.extend(&self.inherited);
+        let purges = &self.config.shared.purges;
+        let groups = plan.tags.iter().filter(|tag| policy::is_group(tag));
+        let groups = groups.map(|group| purges.hash_tag(group));
+        let groups = groups.filter(|_| policy.cache_groups);
+        in_flight.settle(&targets, &groups.collect::<Vec<_>>());
     }
 
     /// The key under which the response is stored: with no more of the query than matters, as it says itself.
@@ -545,7 +568,7 @@ impl Errand {
         status.forward_status = self.is_not_modified.then_some(StatusCode::NOT_MODIFIED);
         // Where the application decides by the complete body, nobody knows yet.
         status.stored = reason.is_none() && self.config.policy.store_if.is_none();
-        self.config.report.label(&mut head, status);
+        self.config.label(&mut head, status);
         self.count_answer();
         head
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     clock::deadline_in,
-    entry::Cells,
+    entry::{Cells, LayerInUse},
     filter::PathFilter,
     key::{self, Identity, KeyBytes, KeyPrefix, Reach, Selection},
     policy::{Credentials, Policy},
@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) refreshable: bool,
     /// The paths of the requests that its services have passed on.
     pub(crate) paths: PathFilter,
+    /// Held by all that is stored, too: until then the layer's name is known.
+    pub(crate) in_use: LayerInUse,
 }
 
 impl Config {
@@ -46,6 +48,14 @@ impl Config {
     pub(crate) fn has_noted_path(&self, parts: &request::Parts) -> bool {
         let path = key::as_sent(parts).path();
         self.paths.may_have(self.path_hash(path.as_bytes()))
+    }
+
+    /// Tells in a response that did not come from the store what the cache did, and counts the reason.
+    pub(crate) fn label<B>(&self, response: &mut Response<B>, status: CacheStatus) {
+        if let Some(reason) = status.reason() {
+            self.shared.counters.reasons.count(reason);
+        }
+        self.report.label(response, status);
     }
 
     /// What an unsafe request to this target marks.

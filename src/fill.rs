@@ -244,15 +244,16 @@ where
         .iter()
         .for_each(|leader| leader.set_out(config.waiting.leader_timeout));
     let tell = leader.map(Leader::teller);
+    let targets = errand.targets();
     async move {
         poll_fn(|cx| inner.poll_ready(cx)).await?;
-        let mut in_flight = config.shared.bear();
+        let mut in_flight = config.shared.bear_for(&targets);
         if let Some(tell) = tell {
             tell(in_flight.born());
         }
         let response = inner.call(request).await?;
         if config.shared.purges.mutants.has(Mutant::StampAfterHandler) {
-            in_flight = config.shared.bear();
+            in_flight = config.shared.bear_for(&targets);
         }
         Ok((in_flight, response))
     }

@@ -14,6 +14,7 @@ use crate::{
     clock::deadline_in,
     explanation::Explanation,
     purge::{Purge, PurgeGuard},
+    reasons::ReasonCounts,
     shared::{Limits, Shared},
     tags::{Tagged, Targets, scope},
     warm::Warming,
@@ -311,6 +312,7 @@ impl CacheHandle {
             entries: shared.memory.entries(),
             bytes: shared.memory.bytes(),
             marks: shared.purges.marks(),
+            targets: shared.purges.targets(),
             flights: shared.flights.len(),
             waiters: shared.flights.waiters(),
             fills: shared.running(),
@@ -319,6 +321,7 @@ impl CacheHandle {
             recording_bytes: shared.budget.held(),
             unrecorded: shared.budget.exceeded(),
             scope_calls_outside: scope::calls_outside(),
+            reasons: counters.reasons.get(),
         }
     }
 }
@@ -375,7 +378,7 @@ pub struct Stats {
     pub stored: u64,
     /// How many purges there were.
     pub purges: u64,
-    /// How many requests that may have changed something purged their target.
+    /// How many unsafe requests purged their target: those for whose target something was stored or in flight.
     pub invalidations: u64,
     /// How many keys are in memory now; the variants of a response are one.
     pub entries: u64,
@@ -383,6 +386,9 @@ pub struct Stats {
     pub bytes: u64,
     /// How many purged tags are kept in mind, until nothing can be left that is older.
     pub marks: usize,
+    /// How many targets something is stored for or in flight: those that an unsafe request purges. Where responses say what of the query
+    /// matters or which cache groups they are in, their paths and groups count too.
+    pub targets: usize,
     /// How many keys are being fetched now.
     pub flights: usize,
     /// How many requests wait for one of these.
@@ -402,6 +408,8 @@ pub struct Stats {
     /// How many calls of [`scope`](crate::scope)'s functions were made outside any request that passed a cache layer, in this process:
     /// their tags are lost. See [`scope::calls_outside`](crate::scope::calls_outside).
     pub scope_calls_outside: u64,
+    /// Why responses were not answered from the cache or not stored, and how many for each reason.
+    pub reasons: ReasonCounts,
 }
 
 /// Builds a [`CacheHandle`].

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use fluent_uri::{Uri, UriRef};
 use http::{HeaderMap, HeaderName, Request, StatusCode, header, request};
 
-use crate::{
-    config::Config,
-    events, key, policy,
-    shared::count,
-    tags::{Force, Targets},
-};
+use crate::{config::Config, events, key, policy, shared::count, tags::Presence};
 
 /// An unsafe request on its way to the inner service. Whatever becomes of it, what it may have changed is purged: dropped before
 /// there is an answer, it may have done its work all the same. Only an answer that says that it failed purges nothing.
+///
+/// A target for which nothing is stored or in flight leaves no mark, so that clients cannot fill the tables of the purge clock.
 #[derive(Debug)]
 pub(crate) struct Invalidation {
     config: Arc<Config>,
@@ -41,7 +38,7 @@ impl Invalidation {
     }
 
     /// The inner service has answered: purged is what its answer says is changed. It is so before the answer goes to its requester.
-    /// Returns the epoch of the purge, if there was one.
+    /// Returns the epoch of the purge, or `None` if nothing was stored or in flight that it would concern.
     pub(crate) fn answered(mut self, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
         self.is_pending = false;
         // RFC 9111 §4.4: an answer that is no error. What is only announced is none yet.
@@ -57,12 +54,19 @@ impl Invalidation {
             let named = self.named(headers, &name);
             hashes.extend(named.iter().flat_map(|named| self.hashes_of(named)));
         }
+        let mut groups = Vec::new();
         if self.config.policy.cache_groups {
             let origin = self.config.origin(&self.request);
-            let groups = policy::invalidated_groups(origin.as_deref(), headers);
-            hashes.extend(groups.iter().map(|tag| purges.hash_tag(tag)));
+            let named = policy::invalidated_groups(origin.as_deref(), headers);
+            groups.extend(named.iter().map(|tag| purges.hash_tag(tag)));
         }
-        Some(self.purge(hashes))
+        self.purge(&hashes, &groups)
+    }
+
+    /// Makes the target of this request count as one that is in flight, so that other unsafe requests to it are noticed.
+    pub(crate) fn enter(&self) -> Presence {
+        let purges = &self.config.shared.purges;
+        purges.enter(&self.hashes_of(&self.request))
     }
 
     /// The target that a response names, if it is on the same origin (RFC 9111 §4.4 forbids the others).
@@ -82,20 +86,20 @@ impl Invalidation {
             .collect()
     }
 
-    fn purge(&self, hashes: Vec<u64>) -> u64 {
-        let (shared, marks) = (&self.config.shared, hashes.len());
-        let epoch = shared.purges.purge(&Targets::any(hashes), Force::Hard);
+    fn purge(&self, targets: &[u64], groups: &[u64]) -> Option<u64> {
+        let (shared, marks) = (&self.config.shared, targets.len() + groups.len());
+        let epoch = shared.purges.invalidate(targets, groups)?;
         count(&shared.counters.invalidations);
         events::purged("invalidation", marks);
         shared.sweep_soon();
-        epoch
+        Some(epoch)
     }
 }
 
 impl Drop for Invalidation {
     fn drop(&mut self) {
         if self.is_pending {
-            self.purge(self.hashes_of(&self.request));
+            self.purge(&self.hashes_of(&self.request), &[]);
         }
     }
 }

@@ -100,6 +100,7 @@ mod pinned;
 mod policy;
 mod post;
 mod purge;
+mod reasons;
 mod recorder;
 mod recording;
 mod refresh;
@@ -134,6 +135,7 @@ pub use layer::{
 };
 pub use policy::{Credentials, RequestDirectives, ResponseDirectives, SetCookie, TagHeader};
 pub use purge::{Purge, PurgeGuard, Purged};
+pub use reasons::ReasonCounts;
 pub use service::{BodyCache, Cache, RefreshableCache, ReplayBody};
 pub use status::{CacheStatus, Forward, Reason};
 pub use tags::{CacheScope, Tag, TagFamily, Tagged, Tags, scope};

@@ -437,7 +437,7 @@ impl Lookup {
     /// Whether no purge came between the call of its handler and this request.
     pub(crate) fn may_share(&self, told: &Told, config: &Config) -> bool {
         let purges = &config.shared.purges;
-        purges.may_share(told.in_flight.born(), &told.tags, self.arrival)
+        purges.may_share(told.in_flight.birth(), &told.tags, self.arrival)
     }
 
     /// RFC 9111 §3.5: to a request with credentials, only what says that it may be shared with such.

@@ -23,6 +23,10 @@ pub(crate) enum Mutant {
     UnknownPartsStored,
     /// A sweep drops the mark of a soft purge, and does not note with the response that it is stale.
     SoftMarkForgotten,
+    /// A fill enters its target only when its handler has answered.
+    PresentTooLate,
+    /// A target is not held by what is stored for it.
+    PresenceEndsWithFill,
 }
 
 /// Which fault is switched on, if any: none, outside this crate's tests.

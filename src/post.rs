@@ -63,6 +63,8 @@ impl<S, ReqB> Post<S, ReqB> {
             get,
         } = self;
         let invalidation = Invalidation::of(&config, &parts);
+        // Other unsafe requests to the same target are noticed from now on, and its own.
+        let _present = invalidation.as_ref().map(|own| own.enter());
         poll_fn(|cx| inner.poll_ready(cx)).await?;
         let purges = &config.shared.purges;
         let (sent_at, before) = (Instant::now(), purges.epoch());
@@ -76,7 +78,8 @@ impl<S, ReqB> Post<S, ReqB> {
         let (status, headers) = (response.status(), response.headers());
         let purged = invalidation.and_then(|own| own.answered(status, headers));
         // What it has purged itself is older than it. Had anything else been purged since it was sent, nobody could tell.
-        let in_flight = config.shared.bear();
+        let targets = get.as_ref().map(|get| get.targets(&config));
+        let in_flight = config.shared.bear_for(&targets.unwrap_or_default());
         let is_newest = !lags && purged == Some(before + 1) && purged == Some(in_flight.born());
         let get = get.filter(|get| is_newest && get.is_answered_by(&response));
         let Some(get) = get else {
@@ -138,6 +141,11 @@ impl Get {
             && named.is_some_and(|named| named.path_and_query() == sent.uri.path_and_query())
     }
 
+    fn targets(&self, config: &Config) -> Vec<u64> {
+        let path = config.path_hash(&config.selection.target_path(&self.parts));
+        vec![config.target_hash(&self.parts), path]
+    }
+
     fn into_errand(self, config: &Arc<Config>, sent_at: Instant) -> (Sent, Errand) {
         let Self { parts, lookup } = self;
         let make_tags = config.policy.request_tags.as_ref();
@@ -164,6 +172,7 @@ impl Get {
             is_nested: false,
             part: None,
             inherited: Vec::new(),
+            inherited_presence: None,
             is_not_modified: false,
             is_post: true,
             held: Held {

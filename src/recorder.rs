@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, header, response};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
     anew::Anew,
@@ -24,7 +24,7 @@ use crate::{
     shared::{self, InFlight, Keyed, Told, count},
     status::{Forward, Reason},
     store::Replaces,
-    tags::{CacheScope, Part, Stamp, TagHash, TagNames, Tags},
+    tags::{CacheScope, Part, Presence, Stamp, TagHash, TagNames, Tags},
 };
 
 /// The keys of one request.
@@ -83,11 +83,22 @@ pub(crate) struct Errand {
     pub(crate) part: Option<Part>,
     /// What purges mark of the responses that it is made of, and of what it renews.
     pub(crate) inherited: Vec<TagHash>,
+    /// Held until the response holds them itself.
+    pub(crate) inherited_presence: Option<Presence>,
     /// The inner service has said that what is stored is what it would answer.
     pub(crate) is_not_modified: bool,
     /// The request is a POST, whose answer a GET may have.
     pub(crate) is_post: bool,
     pub(crate) held: Held,
+}
+
+impl Errand {
+    /// The targets by which unsafe requests may invalidate the answer: its own, and its path where it may be for many queries.
+    pub(crate) fn targets(&self) -> Vec<u64> {
+        let searched = self.keys.searched.as_ref();
+        let path = searched.map(|searched| self.config.path_hash(&searched.path));
+        std::iter::once(self.keys.target).chain(path).collect()
+    }
 }
 
 /// For whom a fill is made.
@@ -359,8 +370,8 @@ impl Recorder {
 
     /// The body takes longer than a fill may: it is not stored any more, and nobody joins it.
     pub(crate) fn overdue(&mut self) {
-        self.store = false;
         self.anew.iter().for_each(Anew::refused);
+        self.do_not_store(Reason::FillTimeout);
         self.held.permit = None;
         self.held.put_off();
         // The next ones need not wait for as long.
@@ -531,12 +542,14 @@ impl Recorder {
         let shared = &self.config.shared;
         let birth = self.told.in_flight.birth();
         if !shared.purges.may_store(birth, &self.told.tags) {
+            shared.counters.reasons.count(Reason::Purged);
             return false;
         }
         let recording = &self.recording;
         let policy = &self.config.policy;
         let (mut head, body) = (self.told.head.clone(), recording.to_bytes());
         if !self.is_accepted(&body) {
+            shared.counters.reasons.count(Reason::StoreIf);
             return false;
         }
         // How a gRPC call ended is no part of what a tag names.
@@ -549,17 +562,25 @@ impl Recorder {
             body,
             trailers.map(|trailers| shared_trailers(&trailers, &self.told.head.kept_back)),
             recording.exact_length().is_some(),
-            Stamp::new(birth.at(), self.told.tags.clone()),
+            Stamp::of(birth, self.told.tags.clone()),
             self.tag_names.clone(),
             self.keys.key.len(),
         )
         .succeeding(self.renewed.as_ref().map(|(_, renewed)| &**renewed))
+        .kept_by(&self.config.in_use, policy.keeping())
         .recorded(self.recorded.take());
+        let now = Instant::now();
+        let useful_for = entry.useful_for(now);
         let fits = shared.memory.fits(&entry);
+        if !fits {
+            shared.counters.reasons.count(Reason::TooLarge);
+        }
         if fits && let Some(replaces) = self.replaces() {
             let memory = &shared.memory;
             memory.put(&self.keys.key, entry, replaces, policy.max_variants);
             self.is_stored = true;
+            shared.expiry.note(now, useful_for.unwrap_or_default());
+            shared.expire_in_time();
             if !self.alone {
                 shared.refusals.forget(&self.keys.flight);
             }
@@ -609,9 +630,17 @@ impl Recorder {
         Some(Replaces::Older(asked_about))
     }
 
+    /// It is found only now that the response is not stored.
+    fn do_not_store(&mut self, reason: Reason) {
+        if std::mem::take(&mut self.store) {
+            self.config.shared.counters.reasons.count(reason);
+        }
+    }
+
     fn refuse(&mut self, reason: Reason) {
         self.anew.iter().for_each(Anew::refused);
         events::not_stored(reason, None);
+        self.do_not_store(reason);
         self.config
             .shared
             .refusals

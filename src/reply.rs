@@ -11,7 +11,7 @@ use crate::{
     lookup::{Hit, Served},
     shared::{Told, count},
     status::{CacheStatus, Forward, Reason, ServedStale},
-    tags::Part,
+    tags::{Part, PartMarks},
 };
 
 /// A stored response. These extensions, emptied, are the response's: those of a request that is over have their memory
@@ -61,7 +61,7 @@ pub(crate) fn part(config: &Config, hit: &Hit) -> Part {
     let fresh_until = entry.head.received.checked_add(entry.head.ttl);
     Part {
         tags: entry.tag_names.clone(),
-        marks: Some((config.shared.purges.clone(), entry.stamp.tags().into())),
+        marks: Some(PartMarks::new(&config.shared.purges, entry.stamp.tags())),
         fresh_until: fresh_until.filter(|_| !is_stale),
         must_revalidate: !entry.head.may_be_stale,
         do_not_store: is_stale,
@@ -83,7 +83,7 @@ pub(crate) fn collapsed<B>(
     }
     let mut status = CacheStatus::forwarded(forward, None);
     status.collapsed = true;
-    config.report.label(&mut response, status);
+    config.label(&mut response, status);
     count(&config.shared.counters.collapsed);
     response
 }
@@ -118,7 +118,7 @@ pub(crate) fn passed<B>(
 ) -> Response<ResponseBody<B>> {
     let mut response = response.map(ResponseBody::passed);
     config.policy.strip(response.headers_mut());
-    config.report.label(&mut response, status);
+    config.label(&mut response, status);
     response
 }
 
@@ -132,9 +132,7 @@ pub(crate) fn unavailable<B>(config: &Config, reason: Reason) -> Response<Respon
     response
         .headers_mut()
         .insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-    config
-        .report
-        .label(&mut response, CacheStatus::unavailable(reason));
+    config.label(&mut response, CacheStatus::unavailable(reason));
     count(&config.shared.counters.unavailable);
     response
 }
@@ -143,10 +141,8 @@ pub(crate) fn unavailable<B>(config: &Config, reason: Reason) -> Response<Respon
 pub(crate) fn not_cached<B>(config: &Config) -> Response<ResponseBody<B>> {
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-    config.report.label(
-        &mut response,
-        CacheStatus::unavailable(Reason::OnlyIfCached),
-    );
+    let status = CacheStatus::unavailable(Reason::OnlyIfCached);
+    config.label(&mut response, status);
     count(&config.shared.counters.unavailable);
     response
 }

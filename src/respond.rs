@@ -194,7 +194,7 @@ where
         let request = [self.lookup.request_hash(&self.config)];
         follower
             .born()
-            .is_some_and(|born| !purges.may_share(born, &request, self.lookup.arrival))
+            .is_some_and(|born| !purges.may_share_since(born, &request, self.lookup.arrival))
     }
 
     /// What it waited for, or, if that is a failure, what it has to fall back on. `None` if it was purged before it came.
@@ -536,6 +536,7 @@ where
             is_nested: self.outer.is_some(),
             part: None,
             inherited: Vec::new(),
+            inherited_presence: None,
             is_not_modified: false,
             is_post: false,
             known_tags,

@@ -22,9 +22,10 @@ use crate::{
     events::{self, Limit},
     explanation::Explanation,
     flight::Flights,
+    reasons::ReasonCounters,
     recording::{Budget, Invitation},
     status::Reason,
-    store::{Memory, Searches},
+    store::{Expiry, Memory, Searches},
     tags::{Birth, PurgeClock},
 };
 
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     idle: Notify,
     shutting_down: AtomicBool,
     pub(crate) sweeping: AtomicBool,
+    pub(crate) expiry: Expiry,
     /// How many purges are looking for what they have to fetch anew: until then, it stays.
     pub(crate) collecting: AtomicUsize,
     layers: Mutex<Vec<Enrolled>>,
@@ -90,6 +92,11 @@ impl InFlight {
     pub(crate) fn birth(&self) -> &Birth {
         &self.birth
     }
+
+    /// The response's head is known, and with it for which of the targets it is, and in which cache groups.
+    pub(crate) fn settle(&mut self, targets: &[u64], groups: &[u64]) {
+        self.birth.settle(targets, groups);
+    }
 }
 
 /// Marks that were kept for the sake of a birth may go when that is gone.
@@ -130,11 +137,19 @@ pub(crate) struct Enrolled {
     pub(crate) keyed: Arc<dyn Keyed>,
     /// Gone with the layer's last service.
     pub(crate) layer: Weak<dyn Explain>,
+    /// Gone with the last response that it has stored.
+    pub(crate) stored: Weak<()>,
 }
 
 impl Enrolled {
     fn is_alive(&self) -> bool {
         self.layer.strong_count() > 0
+    }
+
+    /// Whether a request may still be answered with what it stores or has stored. One with a name may when it is gone, since another of
+    /// that name answers with what it stored.
+    fn is_of_use(&self) -> bool {
+        self.is_alive() || (self.name.is_some() && self.stored.strong_count() > 0)
     }
 }
 
@@ -180,6 +195,7 @@ impl Shared {
             idle: Notify::new(),
             shutting_down: AtomicBool::new(false),
             sweeping: AtomicBool::new(false),
+            expiry: Expiry::new(),
             collecting: AtomicUsize::new(0),
             layers: Mutex::default(),
             next_layer: AtomicU64::new(0),
@@ -191,19 +207,24 @@ impl Shared {
         self.next_layer.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Makes a layer known to purges by request. One with a name is known on when it is gone, since another of that
-    /// name will answer with what it stored.
+    /// Makes a layer known to purges by request, in place of one of the same name that is gone.
     pub(crate) fn enrol(&self, layer: Enrolled) {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        layers
-            .retain(|known| known.is_alive() || (known.name.is_some() && known.name != layer.name));
+        layers.retain(|known| known.is_alive() || (known.is_of_use() && known.name != layer.name));
         layers.push(layer);
+    }
+
+    /// Forgets the names of layers that are gone, and of which nothing is stored any more.
+    pub(crate) fn forget_layers(&self) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.retain(Enrolled::is_of_use);
     }
 
     /// All layers by whose keys something may be stored.
     pub(crate) fn keyed(&self) -> Vec<Arc<dyn Keyed>> {
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        layers.iter().map(|layer| layer.keyed.clone()).collect()
+        let of_use = layers.iter().filter(|layer| layer.is_of_use());
+        of_use.map(|layer| layer.keyed.clone()).collect()
     }
 
     /// All layers that are in use, in the order in which they were built.
@@ -250,10 +271,20 @@ impl Shared {
         self.refreshes.clone().acquire_owned().await.ok()
     }
 
-    /// The inner service is about to be called: whatever was purged until now, the handler sees.
+    /// The inner service is about to be called: whatever was purged until now, the handler sees. From now on, unsafe requests to
+    /// these targets are noted.
+    pub(crate) fn bear_for(self: &Arc<Self>, targets: &[u64]) -> InFlight {
+        self.in_flight(self.purges.bear_for(targets))
+    }
+
+    /// What is stored will be used after a wait: no mark that concerns it is dropped until then.
     pub(crate) fn bear(self: &Arc<Self>) -> InFlight {
+        self.in_flight(self.purges.bear())
+    }
+
+    fn in_flight(self: &Arc<Self>, birth: Birth) -> InFlight {
         InFlight {
-            birth: self.purges.bear(),
+            birth,
             _sweep: SweepWhenDropped(self.clone()),
         }
     }
@@ -412,6 +443,8 @@ pub(crate) struct Counters {
     pub(crate) stored: AtomicU64,
     pub(crate) purges: AtomicU64,
     pub(crate) invalidations: AtomicU64,
+    /// Why responses were not answered from the cache or not stored.
+    pub(crate) reasons: ReasonCounters,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {

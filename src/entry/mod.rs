@@ -3,6 +3,7 @@
 mod attempts;
 mod lineage;
 mod recorded;
+mod weight;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -121,6 +122,8 @@ impl Head {
         tag.push('"');
         if let Ok(tag) = HeaderValue::try_from(tag) {
             self.headers.insert(header::ETAG, tag);
+            // A map that has grown has room for twice as much; a clone has not.
+            self.headers = self.headers.clone();
             self.has_own_tag = true;
         }
     }
@@ -220,24 +223,19 @@ impl Head {
         parts
     }
 
+    /// The memory behind it.
     fn weight(&self) -> usize {
-        let fields = self.headers.iter();
-        let fields: usize = fields
-            .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
-            .sum();
         let search = self.search.as_ref().map_or(0, |search| search.weight());
-        fields + self.vary.weight() + search
+        weight::of_headers(&self.headers) + self.vary.weight() + search
     }
 }
 
 /// How much of a body's digest its entity tag is made of: so much that no two bodies have the same.
 const TAG_BYTES: usize = 16;
 
-/// What a header field takes besides its name and value: two handles of four words, its hash, its place in the index.
-pub(super) const FIELD_BYTES: usize = 96;
-
-/// What an entry takes besides its key, headers, body and tags: itself, its handles, moka's nodes and log.
-const ENTRY_BYTES: usize = 768;
+/// What an entry takes besides itself and the memory behind its key, headers, body and tags: moka's nodes and its place in the
+/// table of targets.
+const AROUND_AN_ENTRY: usize = 400;
 
 /// A stored response.
 #[derive(Debug)]
@@ -255,8 +253,21 @@ pub(crate) struct Entry {
     pub(crate) lineage: Lineage,
     /// How it is asked for again, if its layer is to know.
     pub(crate) recorded: Option<Box<Recorded>>,
+    /// For how long it is kept after its stale windows if it can be revalidated, refreshed, or asked for.
+    kept_for_revalidation: Duration,
+    /// Whether a request may have it stale that asks for it so (`max-stale`, `stale-if-error`).
+    may_be_asked_for_stale: bool,
+    /// Its layer's, so that the name of that is known for as long as something is stored under it.
+    _layer: Option<LayerInUse>,
     weight: u32,
 }
+
+/// Held by a layer, its fills, and all that they have stored.
+pub(crate) type LayerInUse = Arc<()>;
+
+/// How long a response is kept for revalidation by default: for as long as it was fresh, within these bounds.
+const KEPT_AT_LEAST: Duration = Duration::from_secs(60);
+const KEPT_AT_MOST: Duration = Duration::from_secs(3600);
 
 /// Where a stored response is in its life; where it is stale, for how long it has been so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,13 +290,15 @@ impl Entry {
         tag_names: TagNames,
         key_bytes: usize,
     ) -> Self {
-        let trailers_weight: usize = trailers
-            .iter()
-            .flatten()
-            .map(|(_, value)| value.len() + FIELD_BYTES)
-            .sum();
-        let tags = std::mem::size_of_val(stamp.tags()) + tag_names.weight();
-        let weight = ENTRY_BYTES + key_bytes + head.weight() + body.len() + trailers_weight + tags;
+        let trailers_weight = trailers.as_ref().map_or(0, |trailers| {
+            size_of::<HeaderMap>() + weight::of_headers(trailers)
+        });
+        let rows = stamp.rows().saturating_sub(1) * weight::TARGET_ROW;
+        let tags = size_of_val(stamp.tags()) + tag_names.weight() + rows;
+        let around = size_of::<Self>() + AROUND_AN_ENTRY + key_bytes;
+        let kept_for_revalidation = head.ttl.clamp(KEPT_AT_LEAST, KEPT_AT_MOST);
+        let body_weight = weight::of_bytes(body.len());
+        let weight = around + head.weight() + body_weight + trailers_weight + tags;
         Self {
             head,
             body,
@@ -296,6 +309,9 @@ impl Entry {
             attempts: Attempts::default(),
             lineage: Lineage::default(),
             recorded: None,
+            kept_for_revalidation,
+            may_be_asked_for_stale: false,
+            _layer: None,
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
         }
     }
@@ -310,7 +326,16 @@ impl Entry {
 
     /// What an entry of this head takes at the least, besides its body.
     pub(crate) fn least_weight(head: &Head, key_bytes: usize) -> u64 {
-        (ENTRY_BYTES + key_bytes + head.weight()) as u64
+        (size_of::<Self>() + AROUND_AN_ENTRY + key_bytes + head.weight()) as u64
+    }
+
+    /// As its layer keeps it: for so long after its stale windows, if that is chosen; also where requests may ask for a stale one.
+    pub(crate) fn kept_by(mut self, layer: &LayerInUse, keeping: (Option<Duration>, bool)) -> Self {
+        let (for_revalidation, are_requests_heeded) = keeping;
+        self._layer = Some(layer.clone());
+        self.kept_for_revalidation = for_revalidation.unwrap_or(self.kept_for_revalidation);
+        self.may_be_asked_for_stale = self.head.may_be_stale && are_requests_heeded;
+        self
     }
 
     /// With its request, which counts as part of it.
@@ -385,6 +410,24 @@ impl Entry {
             hint.set_exact(self.body.len() as u64);
         }
         (self.head.updated_by(news), hint)
+    }
+
+    /// For how long from now on it can be of use, for all that is known: until the end of its stale windows, or, if it can be revalidated,
+    /// refreshed or asked for stale, for as long after that as its layer keeps it. `None` if it is not any more.
+    pub(crate) fn useful_for(&self, now: Instant) -> Option<Duration> {
+        let can_return =
+            self.has_validator() || self.recorded.is_some() || self.may_be_asked_for_stale;
+        let kept = if can_return {
+            self.kept_for_revalidation
+        } else {
+            Duration::ZERO
+        };
+        let stale_at_most = self.head.grace.longest().saturating_add(kept);
+        match self.stale_by(now) {
+            Ok(left) => Some(left.saturating_add(stale_at_most)),
+            Err(_) if self.attempts.are_over() => None,
+            Err(by) => stale_at_most.checked_sub(by).filter(|left| !left.is_zero()),
+        }
     }
 
     /// Whether a 304 may bring it back to life, for all that is known.

@@ -16,7 +16,7 @@ use http::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Entry, FIELD_BYTES, of_its_own};
+use super::{Entry, of_its_own, weight as weights};
 use crate::{
     key::Reach,
     tags::{Tag, Tags},
@@ -186,8 +186,10 @@ impl Recorded {
 }
 
 fn weight(asked: &Asked, headers: &[(HeaderName, HeaderValue)]) -> usize {
-    let fields = headers.iter();
-    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
+    let fields = headers.iter().map(|(name, value)| {
+        let field = size_of::<(HeaderName, HeaderValue)>();
+        field + weights::of_name(name) + weights::of_bytes(value.len())
+    });
     let uri = asked.uri.path().len() + asked.uri.query().map_or(0, str::len);
     let extensions = asked.extensions.len() * EXTENSION_BYTES;
     let tags = asked

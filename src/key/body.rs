@@ -60,6 +60,38 @@ enum GrpcMethods {
 /// The bytes that stand for a gRPC message in the key.
 type Canonical = Arc<dyn Fn(&Parts, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
+/// A key that reads the request's body.
+#[diagnostic::on_unimplemented(
+    message = "the key does not read the request's body, and this is only for keys that do",
+    label = "needs a key that reads the request's body",
+    note = "choose `Key::new().body(limit)`, `Key::new().json_body(limit)` or `Key::grpc(limit)` before: a POST is answered by what is in its body"
+)]
+pub trait ReadsBody: sealed::Sealed {}
+
+impl ReadsBody for Body {}
+
+mod sealed {
+    use super::{Body, OnlyIf};
+
+    pub trait Sealed {
+        #[doc(hidden)]
+        fn set_only_if(&mut self, only_if: OnlyIf);
+
+        #[doc(hidden)]
+        fn is_of_grpc(&self) -> bool;
+    }
+
+    impl Sealed for Body {
+        fn set_only_if(&mut self, only_if: OnlyIf) {
+            self.only_if = Some(only_if);
+        }
+
+        fn is_of_grpc(&self) -> bool {
+            self.is_grpc()
+        }
+    }
+}
+
 type OnlyIf = Arc<dyn Fn(&Parts, &[u8]) -> bool + Send + Sync>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,10 +129,6 @@ impl Body {
             #[cfg(feature = "json")]
             except: Vec::new(),
         }
-    }
-
-    pub(super) fn only_if(&mut self, only_if: OnlyIf) {
-        self.only_if = Some(only_if);
     }
 
     pub(super) fn methods(&mut self, methods: Vec<Cow<'static, str>>) {

@@ -31,7 +31,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderName, header as field, request::Parts};
 
-pub use body::{Body, Head};
+pub use body::{Body, Head, ReadsBody};
 pub(crate) use encode::{KeyBytes, KeyPrefix};
 use encode::{Tag, put_optional};
 use extensions::ExtensionType;
@@ -306,7 +306,15 @@ impl Key<Body> {
         self.body.canonical_message(Arc::new(canonical));
         self
     }
+}
 
+impl<B: ReadsBody> Key<B> {
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.body.is_of_grpc()
+    }
+}
+
+impl<B> Key<B> {
     /// Only requests for which this is true have a key; the others pass by. It gets the whole body, which is empty for
     /// most GETs, and runs on every request whose body is within the limit, also on hits. Replaces an earlier one.
     ///
@@ -326,21 +334,22 @@ impl Key<Body> {
     /// let key = Key::new().body(64 * 1024).only_if(|_, body| only_asks(body));
     /// # let _ = key;
     /// ```
+    ///
+    /// It comes after the choice of the body: with a key of the head alone it does not compile.
+    ///
+    /// ```compile_fail,E0277
+    /// tower_response_cache::Key::new().only_if(|_, body| !body.is_empty());
+    /// ```
     #[must_use]
     pub fn only_if<F>(mut self, is_keyed: F) -> Self
     where
+        B: ReadsBody,
         F: Fn(&Parts, &[u8]) -> bool + Send + Sync + 'static,
     {
-        self.body.only_if(Arc::new(is_keyed));
+        self.body.set_only_if(Arc::new(is_keyed));
         self
     }
 
-    pub(crate) fn is_grpc(&self) -> bool {
-        self.body.is_grpc()
-    }
-}
-
-impl<B> Key<B> {
     /// Only these query parameters are in the key, whatever their order; the others do not split the cache. A name may
     /// end in `*` to mean all that begin with it. Replaces any earlier choice about the query. Defaults to the whole
     /// query, as it comes.

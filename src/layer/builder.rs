@@ -7,12 +7,12 @@ use http::{Method, StatusCode, request, response};
 use super::{BodyCacheLayer, CacheLayer, RefreshableLayer};
 use crate::{
     config::{Config, FillMode, KeyMaker, Layered, Report, Waiting},
-    entry::Cells,
+    entry::{Cells, LayerInUse},
     error::BuildError,
     filter::PathFilter,
     grpc,
     handle::CacheHandle,
-    key::{self, Head, Key, KeyPrefix},
+    key::{self, Head, Key, KeyPrefix, ReadsBody},
     policy::{Policy, TagHeader, is_partial},
     shared::{Enrolled, Explain},
     status::StatusName,
@@ -149,6 +149,28 @@ impl CacheLayerBuilder<Head> {
 }
 
 impl<R> CacheLayerBuilder<key::Body, R> {
+    /// Builds the layer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_response_cache::{CacheLayer, Key};
+    /// let cache = CacheLayer::builder().key(Key::grpc(1024).all_methods()).build();
+    /// # let _ = cache;
+    /// ```
+    #[must_use]
+    pub fn build(mut self) -> BodyCacheLayer {
+        if self.key.is_grpc() {
+            // RFC 9110 §9.2.1: what every call is sent by says nothing of its changing something.
+            self.policy.methods = vec![Method::POST];
+        }
+        BodyCacheLayer {
+            layered: build(self),
+        }
+    }
+}
+
+impl<B, R> CacheLayerBuilder<B, R> {
     /// The methods that the cache answers: those that ask and change nothing, by whatever name. Defaults to GET and
     /// HEAD. A key of gRPC calls answers POST, and needs no choice.
     ///
@@ -175,15 +197,15 @@ impl<R> CacheLayerBuilder<key::Body, R> {
     ///
     /// With a key of the head alone it does not compile, since a POST is answered by what is in its body:
     ///
-    /// ```compile_fail
+    /// ```compile_fail,E0277
     /// # use http::Method;
     /// # use tower_response_cache::{CacheLayer, Key};
     /// CacheLayer::builder().key(Key::new()).methods([Method::POST]);
     /// ```
-    pub fn methods(
-        mut self,
-        methods: impl IntoIterator<Item = Method>,
-    ) -> Result<Self, BuildError> {
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Result<Self, BuildError>
+    where
+        B: ReadsBody,
+    {
         if self.key.is_grpc() {
             return Err(BuildError::new(
                 "a gRPC call is always a POST",
@@ -209,28 +231,6 @@ impl<R> CacheLayerBuilder<key::Body, R> {
         Ok(self)
     }
 
-    /// Builds the layer.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_response_cache::{CacheLayer, Key};
-    /// let cache = CacheLayer::builder().key(Key::grpc(1024).all_methods()).build();
-    /// # let _ = cache;
-    /// ```
-    #[must_use]
-    pub fn build(mut self) -> BodyCacheLayer {
-        if self.key.is_grpc() {
-            // RFC 9110 §9.2.1: what every call is sent by says nothing of its changing something.
-            self.policy.methods = vec![Method::POST];
-        }
-        BodyCacheLayer {
-            layered: build(self),
-        }
-    }
-}
-
-impl<B, R> CacheLayerBuilder<B, R> {
     /// What the key is made of. Defaults to method, scheme, authority, path and the whole query.
     ///
     /// # Examples
@@ -413,6 +413,26 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
+    /// For how long a response stays in memory after the end of its stale windows
+    /// ([`stale_while_revalidate`](Self::stale_while_revalidate), [`stale_if_error`](Self::stale_if_error)), if it can be revalidated, because
+    /// it has an `ETag` or `Last-Modified`, or if the layer is [`refreshable`](Self::refreshable). A 304 then brings it back. It is not served
+    /// before that, except to requests that ask for a stale response (`max-stale`, `stale-if-error`) where the layer
+    /// [heeds](Self::request_directives) them; there, responses without a validator are kept as long. Other responses leave at the end of their stale windows. Responses leave within a minute of that moment; outside a tokio
+    /// runtime, when the next response is stored inside one. Defaults to as long as the response was fresh, at least a minute and at most an
+    /// hour.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let cache = tower_response_cache::CacheLayer::builder().keep_for_revalidation(Duration::from_secs(86_400)).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn keep_for_revalidation(mut self, time: Duration) -> Self {
+        self.policy.keep_for_revalidation = Some(time);
+        self
+    }
+
     /// After a response could not be fetched anew, for how long at least nobody tries again; longer, up to ten times as
     /// long, when it fails again and again. It is also the `Retry-After` of the cache's own 503. Defaults to 10 seconds.
     ///
@@ -558,12 +578,12 @@ impl<B, R> CacheLayerBuilder<B, R> {
         self
     }
 
-    /// A response with more tags is not stored. Defaults to 256; a response with just as many is stored.
+    /// A response with more tags is not stored. Defaults to 1,024; a response with just as many is stored.
     ///
     /// # Examples
     ///
     /// ```
-    /// let cache = tower_response_cache::CacheLayer::builder().max_tags(1000).build();
+    /// let cache = tower_response_cache::CacheLayer::builder().max_tags(5000).build();
     /// # let _ = cache;
     /// ```
     pub fn max_tags(mut self, tags: usize) -> Self {
@@ -855,7 +875,9 @@ where
         report: builder.report,
         refreshable: builder.refreshable,
         paths: PathFilter::default(),
+        in_use: LayerInUse::default(),
     });
+    let stored = Arc::downgrade(&config.in_use);
     let name = builder.name.map(String::into_boxed_str);
     let layered = Arc::new(Layered {
         name: name.clone(),
@@ -868,6 +890,7 @@ where
         name,
         keyed: keys,
         layer: Arc::downgrade(&layer),
+        stored,
     });
     layered
 }

@@ -218,7 +218,8 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// A method that the layer answers itself ([`methods`](CacheLayerBuilder::methods), gRPC) is taken to change nothing. It is purged before
     /// the answer goes to its requester; also if there is no answer (an `Err`, a panic, a client that leaves), since nobody knows
     /// then what has been changed; and not if the answer is an error. All layers of the handle that have the same host and query
-    /// in their keys are meant.
+    /// in their keys are meant. A request for whose target nothing is stored or in flight leaves no mark: what clients send cannot
+    /// fill the table of purged tags ([`max_marks`](crate::CacheHandleBuilder::max_marks)).
     ///
     /// # Examples
     ///

@@ -25,6 +25,14 @@ fn tags(origin: Option<&str>, response: &HeaderMap, field: &HeaderName) -> Vec<B
     }
     let groups = field::groups(response, field).unwrap_or_default();
     let origin = origin.unwrap_or_default();
-    let tag = |group: &String| format!("cache-group {origin} {group}").into_bytes().into();
+    let tag = |group: &String| format!("{PREFIX}{origin} {group}").into_bytes().into();
     groups.iter().map(tag).collect()
+}
+
+/// How the tag of a group begins.
+const PREFIX: &str = "cache-group ";
+
+/// Whether a tag may be that of a group.
+pub(crate) fn is_group(tag: &[u8]) -> bool {
+    tag.starts_with(PREFIX.as_bytes())
 }

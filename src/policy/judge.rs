@@ -1,6 +1,7 @@
 //! May this response be stored, or at least be shared with those who wait for it now? One decision for both.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -270,6 +271,7 @@ impl Policy {
         let renewed = candidate.renewed.map(|entry| &entry.tag_names);
         let renewed = renewed.into_iter().flat_map(TagNames::iter);
         let mut tags: Vec<Box<[u8]>> = Vec::new();
+        let mut known: HashSet<&[u8]> = HashSet::new();
         let parts = candidate.gathered.parts.tags();
         for tag in typed
             .chain(headers)
@@ -281,13 +283,12 @@ impl Policy {
                 return Err(Reason::TagTooLong);
             }
             // A tag that was seen before costs nothing, so that the bound holds on what is looked at too.
-            if tags.iter().any(|known| **known == *tag) {
-                continue;
-            }
-            if tags.len() == self.max_tags {
+            if known.len() == self.max_tags && !known.contains(tag) {
                 return Err(Reason::TooManyTags);
             }
-            tags.push(tag.into());
+            if known.insert(tag) {
+                tags.push(tag.into());
+            }
         }
         Ok(tags)
     }

@@ -23,7 +23,7 @@ use crate::{
 };
 pub(crate) use acceptance::{Acceptance, only_if_cached};
 pub use directives::{Credentials, RequestDirectives, ResponseDirectives, SetCookie};
-pub(crate) use groups::{groups, invalidated_groups};
+pub(crate) use groups::{groups, invalidated_groups, is_group};
 pub(crate) use judge::{Candidate, Plan, Verdict, content_length};
 pub(crate) use shape::{Of, Shape, Whole, is_for_a_part, may_be_shaped, shape};
 pub use tag_header::TagHeader;
@@ -38,6 +38,8 @@ pub(crate) struct Policy {
     pub(crate) jitter: u32,
     /// For how long a response may be served when it is stale.
     pub(crate) grace: Grace,
+    /// For how long a response that can be revalidated is kept after that.
+    pub(crate) keep_for_revalidation: Option<Duration>,
     /// After how much of its lifetime a response is fetched anew, in thousandths.
     pub(crate) eager: Option<u32>,
     /// The other statuses that are stored, each with its lifetime.
@@ -103,12 +105,13 @@ impl Default for Policy {
             ttl_by: None,
             jitter: 0,
             grace: Grace::default(),
+            keep_for_revalidation: None,
             eager: None,
             statuses: Vec::new(),
             codes: Vec::new(),
             max_body_bytes: 1 << 20,
             max_key_bytes: 8 << 10,
-            max_tags: 256,
+            max_tags: 1024,
             max_tag_bytes: 1 << 10,
             tag_headers: Vec::new(),
             request_tags: None,
@@ -148,6 +151,12 @@ impl Policy {
     pub(crate) fn ttl_of_code(&self, code: u32) -> Option<Duration> {
         let chosen = self.codes.iter().find(|(known, _)| *known == code);
         chosen.map(|(_, ttl)| *ttl)
+    }
+
+    /// For how long a response is kept after its stale windows, if that is chosen; and whether requests may ask for a stale one.
+    pub(crate) fn keeping(&self) -> (Option<Duration>, bool) {
+        let are_heeded = !matches!(self.request_directives, RequestDirectives::Ignore);
+        (self.keep_for_revalidation, are_heeded)
     }
 
     /// Whether so much of a fresh response's lifetime is over that it is to be fetched anew.

@@ -15,7 +15,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::marks::{Force, Marks, TagHash, Targets, Verdict};
+use super::{
+    marks::{Force, Marks, TagHash, Targets, Verdict},
+    present::{Presence, PresentTargets},
+};
 use crate::{
     events::{self, Limit},
     mutant::{Mutant, Mutants},
@@ -31,6 +34,8 @@ pub(crate) struct PurgeClock {
     marks: RwLock<Marks>,
     max_marks: usize,
     births: Mutex<Births>,
+    /// What unsafe requests can invalidate, and when they did.
+    present: Arc<PresentTargets>,
     hasher: RandomState,
     pub(crate) mutants: Mutants,
 }
@@ -52,7 +57,10 @@ pub(crate) struct Arrival {
 #[derive(Debug)]
 pub(crate) struct Stamp {
     born: u64,
+    /// Sorted.
     tags: Box<[TagHash]>,
+    /// Its targets, which unsafe requests invalidate. `None` if it has none.
+    presence: Option<Arc<Presence>>,
     /// No hard mark up to this epoch is above `born`, and a soft one was noted: a hit while nothing was purged is one
     /// comparison.
     valid_at: AtomicU64,
@@ -61,11 +69,22 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub(crate) fn new(born: u64, tags: Box<[TagHash]>) -> Self {
+    /// The stamp of a response that is stored: it holds the birth's targets from now on.
+    pub(crate) fn of(birth: &Birth, tags: Box<[TagHash]>) -> Self {
+        let is_held = !birth.clock.mutants.has(Mutant::PresenceEndsWithFill);
+        Self {
+            presence: birth.presence.clone().filter(|_| is_held),
+            ..Self::new(birth.at, tags)
+        }
+    }
+
+    pub(crate) fn new(born: u64, mut tags: Box<[TagHash]>) -> Self {
+        tags.sort_unstable();
         let valid_at = AtomicU64::new(born);
         Self {
             born,
             tags,
+            presence: None,
             valid_at,
             stale_since: OnceLock::new(),
         }
@@ -79,6 +98,11 @@ impl Stamp {
     pub(crate) fn tags(&self) -> &[TagHash] {
         &self.tags
     }
+
+    /// How many rows of the table of targets it holds.
+    pub(crate) fn rows(&self) -> usize {
+        self.presence.as_ref().map_or(0, |presence| presence.rows())
+    }
 }
 
 impl PurgeClock {
@@ -89,6 +113,7 @@ impl PurgeClock {
             marks: RwLock::new(Marks::swept_at(FIRST_EPOCH)),
             max_marks,
             births: Mutex::new(Births::new()),
+            present: Arc::default(),
             hasher: RandomState::new(),
             mutants: Mutants::default(),
         }
@@ -155,6 +180,41 @@ impl PurgeClock {
         epoch
     }
 
+    /// An unsafe request has changed these targets, and these cache groups. What is stored for them, or in flight, is invalid for every
+    /// request that arrives from now on. Returns the epoch of that, or `None` if nothing is: a fill that begins later calls its handler
+    /// after the change.
+    pub(crate) fn invalidate(&self, targets: &[TagHash], groups: &[TagHash]) -> Option<u64> {
+        // First: a fill that has ended by then has entered its groups, and is found below.
+        let is_in_flight = !groups.is_empty() && !self.births().is_empty();
+        let mut rows = self.present.find(targets);
+        rows.extend(self.present.find(groups));
+        if rows.is_empty() && !is_in_flight {
+            return None;
+        }
+        let marks = self.write_marks();
+        let epoch = self.epoch.load(Ordering::Relaxed) + 1;
+        for invalidated in rows {
+            invalidated.fetch_max(epoch, Ordering::AcqRel);
+        }
+        if is_in_flight {
+            self.present.invalidate_groups(groups, epoch);
+        }
+        // As for a purge: the marks stand before the epoch shows them.
+        self.epoch.store(epoch, Ordering::Release);
+        drop(marks);
+        Some(epoch)
+    }
+
+    /// Makes these targets ones that an unsafe request marks, until the returned value is dropped.
+    pub(crate) fn enter(&self, targets: &[TagHash]) -> Presence {
+        self.present.enter(targets)
+    }
+
+    /// How many targets something is stored for or in flight.
+    pub(crate) fn targets(&self) -> usize {
+        self.present.len()
+    }
+
     /// How many purges there were.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
@@ -206,7 +266,13 @@ impl PurgeClock {
 
     /// Whether a response that a request waited for may be given to it. Its [`Birth`] must be alive, so that no mark
     /// that concerns it was dropped.
-    pub(crate) fn may_share(&self, born: u64, tags: &[TagHash], arrival: Arrival) -> bool {
+    pub(crate) fn may_share(&self, birth: &Birth, tags: &[TagHash], arrival: Arrival) -> bool {
+        let may_share = self.may_share_since(birth.at, tags, arrival);
+        may_share && (arrival.epoch <= birth.at || !birth.is_invalidated())
+    }
+
+    /// As [`may_share`](Self::may_share), of a response that is not there yet, as far as its birth and some of its tags tell.
+    pub(crate) fn may_share_since(&self, born: u64, tags: &[TagHash], arrival: Arrival) -> bool {
         // A mark says when its tag was purged last, not that it was not purged earlier: any mark above `born` may hide
         // one in `(born, arrival]`.
         arrival.epoch <= born
@@ -218,7 +284,9 @@ impl PurgeClock {
     /// softly is stored, as stale as it is.
     pub(crate) fn may_store(&self, birth: &Birth, tags: &[TagHash]) -> bool {
         let marks = self.read_marks();
-        marks.verdict(birth.at, tags) != Verdict::Purged && !marks.holds(birth.began, tags)
+        marks.verdict(birth.at, tags) != Verdict::Purged
+            && !birth.is_invalidated()
+            && !marks.holds(birth.began, tags)
     }
 
     /// Whether anything is held off.
@@ -241,7 +309,18 @@ impl PurgeClock {
         note(&marks, stamp)
     }
 
-    /// A fill is about to call the inner service: its birth, which holds back the marks above it while it is alive.
+    /// A fill for these targets is about to call the inner service: its birth, which holds back the marks above it while it is alive.
+    pub(crate) fn bear_for(self: &Arc<Self>, targets: &[TagHash]) -> Birth {
+        // Before the call: an unsafe request that does not find the target here was answered before it, so that the handler sees what
+        // that request has changed.
+        let enters = !targets.is_empty() && !self.mutants.has(Mutant::PresentTooLate);
+        let presence = enters.then(|| Arc::new(self.present.enter(targets)));
+        let mut birth = self.bear();
+        birth.presence = presence;
+        birth
+    }
+
+    /// A birth that holds back the marks above it while it is alive.
     pub(crate) fn bear(self: &Arc<Self>) -> Birth {
         let mut births = self.births();
         // `Acquire`: what the application wrote before a purge of this epoch is seen by the handler.
@@ -258,6 +337,7 @@ impl PurgeClock {
             clock: self.clone(),
             at,
             began,
+            presence: None,
         }
     }
 
@@ -332,7 +412,13 @@ impl PurgeClock {
 
 /// Whether a stored response is still valid. That it is stale is noted with it.
 fn note(marks: &Marks, stamp: &Stamp) -> bool {
-    match marks.verdict(stamp.born, &stamp.tags) {
+    if let Some(presence) = &stamp.presence
+        && presence.is_invalidated(stamp.born)
+    {
+        return false;
+    }
+    let seen = stamp.valid_at.load(Ordering::Acquire);
+    match marks.verdict_since(seen, stamp.born, &stamp.tags) {
         Verdict::Current => true,
         Verdict::Stale(since) => {
             stamp.stale_since.get_or_init(|| since);
@@ -355,11 +441,30 @@ pub(crate) struct Birth {
     clock: Arc<PurgeClock>,
     at: u64,
     began: Instant,
+    presence: Option<Arc<Presence>>,
 }
 
 impl Birth {
     pub(crate) fn at(&self) -> u64 {
         self.at
+    }
+
+    /// The response's head is known, and with it for which of the targets it is, and in which cache groups.
+    pub(crate) fn settle(&mut self, targets: &[TagHash], groups: &[TagHash]) {
+        // The rows of before are released after that: what is marked in those that stay is not lost.
+        let presence = self.clock.present.enter_all(targets, groups);
+        self.presence = Some(Arc::new(presence));
+    }
+
+    /// What a fill must not do: it enters its targets when its handler may have read already.
+    #[cfg(all(test, model))]
+    pub(crate) fn enter_late(&mut self, targets: &[TagHash]) {
+        self.presence = Some(Arc::new(self.clock.present.enter(targets)));
+    }
+
+    fn is_invalidated(&self) -> bool {
+        let presence = self.presence.as_ref();
+        presence.is_some_and(|presence| presence.is_invalidated(self.at))
     }
 }
 
@@ -465,6 +570,116 @@ mod tests {
         );
     }
 
+    // Invariant 64.
+    #[test]
+    fn an_unsafe_request_leaves_no_mark_for_a_target_that_nothing_is_stored_for_or_in_flight() {
+        let clock = clock();
+        let fill = clock.bear();
+        let stamp = Stamp::new(fill.at(), [7].into());
+        for target in 100..10_000 {
+            assert_eq!(clock.invalidate(&[target], &[]), None);
+        }
+        assert_eq!((clock.marks(), clock.targets()), (0, 0));
+        assert!(clock.is_valid(&stamp, clock.arrive()));
+    }
+
+    // Invariants 36, 64.
+    #[test]
+    fn an_unsafe_request_invalidates_what_is_in_flight_and_what_is_stored_for_its_target() {
+        let clock = clock();
+        let fill = clock.bear_for(&[7]);
+        let other = clock.bear_for(&[8]);
+        assert!(clock.invalidate(&[7], &[]).is_some());
+        let late = clock.arrive();
+        assert!(!clock.may_store(&fill, &[]) && clock.may_store(&other, &[]));
+        assert!(clock.may_share(&fill, &[], fill_arrival(&fill)));
+        assert!(!clock.may_share(&fill, &[], late) && clock.may_share(&other, &[], late));
+
+        drop(fill);
+        let fill = clock.bear_for(&[7]);
+        let (stored, kept) = (Stamp::of(&fill, [].into()), Stamp::of(&other, [].into()));
+        drop((fill, other));
+        assert_eq!(clock.targets(), 2, "what is stored holds its target");
+        assert!(clock.is_valid(&stored, clock.arrive()));
+        clock.invalidate(&[7], &[]);
+        assert!(!clock.is_valid(&stored, clock.arrive()) && !clock.keeps(&stored));
+        assert!(clock.is_valid(&kept, clock.arrive()));
+        sweep(&clock);
+        assert!(
+            !clock.is_valid(&stored, clock.arrive()),
+            "no sweep forgets it"
+        );
+        drop((stored, kept));
+        assert_eq!((clock.targets(), clock.invalidate(&[7], &[])), (0, None));
+    }
+
+    fn fill_arrival(fill: &Birth) -> Arrival {
+        Arrival {
+            epoch: fill.at(),
+            drops: 0,
+        }
+    }
+
+    // Invariant 64.
+    #[test]
+    fn a_group_that_is_invalidated_before_a_fill_knows_that_it_is_in_it_counts_all_the_same() {
+        let clock = clock();
+        assert_eq!(clock.invalidate(&[], &[7]), None, "nothing is in flight");
+        let (mut fill, mut other) = (clock.bear(), clock.bear());
+        clock.invalidate(&[], &[7]);
+        let mut later = clock.bear();
+        fill.settle(&[], &[7]);
+        other.settle(&[], &[8]);
+        later.settle(&[], &[7]);
+        assert!(!clock.may_store(&fill, &[]));
+        assert!(clock.may_store(&other, &[]) && clock.may_store(&later, &[]));
+        clock.invalidate(&[], &[8]);
+        assert!(!clock.may_store(&other, &[]) && clock.may_store(&later, &[]));
+    }
+
+    // Invariants 36, 64.
+    #[test]
+    fn a_fill_is_invalidated_by_the_path_only_if_its_response_is_for_many_queries() {
+        let clock = clock();
+        let (target, path) = (7, 8);
+        let bear = || clock.bear_for(&[target, path]);
+        let (mut one, mut many, mut both) = (bear(), bear(), bear());
+        clock.invalidate(&[path], &[]);
+        one.settle(&[target], &[]);
+        many.settle(&[target, path], &[]);
+        assert!(clock.may_store(&one, &[]) && !clock.may_store(&many, &[]));
+        clock.invalidate(&[target], &[]);
+        both.settle(&[target], &[9]);
+        assert!(!clock.may_store(&one, &[]) && !clock.may_store(&both, &[]));
+        drop((one, many));
+        assert_eq!(clock.targets(), 2, "the target, and a group");
+    }
+
+    // Invariant 43.
+    #[test]
+    fn a_response_with_many_tags_is_compared_with_few_marks_and_with_more_than_are_kept_in_order() {
+        let clock = Arc::new(PurgeClock::new(100_000));
+        let tags: Vec<u64> = (0..1024).rev().collect();
+        let valid = |stamp: &Stamp| clock.is_valid(stamp, clock.arrive());
+        for unrelated in [1, 255, 256, 257, 1000] {
+            let stamp = Stamp::new(clock.bear().at(), tags.clone().into());
+            for tag in 0..unrelated {
+                purge(&clock, [10_000 + tag]);
+            }
+            assert!(valid(&stamp), "after {unrelated} purges of other tags");
+            purge(&clock, [3]);
+            for tag in 0..unrelated {
+                purge(&clock, [10_000 + tag]);
+            }
+            assert!(!valid(&stamp), "before {unrelated} purges of other tags");
+            let stamp = Stamp::new(clock.bear().at(), tags.clone().into());
+            clock.purge(&Targets::all([3, 5000]), Force::Hard);
+            assert!(valid(&stamp));
+            clock.purge(&Targets::all([3, 5]), Force::Hard);
+            assert!(!valid(&stamp));
+        }
+    }
+
     #[test]
     fn a_mark_dropped_under_an_older_fill_would_be_missed() {
         let clock = clock();
@@ -516,9 +731,9 @@ mod tests {
         let early = clock.arrive();
         purge(&clock, [7]);
         let late = clock.arrive();
-        assert!(clock.may_share(fill.at(), &[7], early));
-        assert!(!clock.may_share(fill.at(), &[7], late));
-        assert!(clock.may_share(fill.at(), &[8], late));
+        assert!(clock.may_share(&fill, &[7], early));
+        assert!(!clock.may_share(&fill, &[7], late));
+        assert!(clock.may_share(&fill, &[8], late));
     }
 
     fn soft(at: Instant) -> Force {

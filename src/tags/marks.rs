@@ -1,19 +1,45 @@
 //! What was purged, and what is held: the tables behind the purge clock.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use tokio::time::Instant;
 
 /// A tag, or the key of a request, as a keyed 64-bit hash: a collision purges too much, never too little.
 pub(crate) type TagHash = u64;
 
+/// For tables whose keys are hashes already, keyed ones: they are not hashed again.
+pub(super) type Hashed = BuildHasherDefault<AsItIs>;
+
+#[derive(Debug, Default)]
+pub(super) struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 /// What a purge is of.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Targets {
     /// What bears any of these.
     any: Vec<TagHash>,
-    /// What bears all of these.
-    all: Box<[TagHash]>,
+    /// What bears all of some tags: one list of them each.
+    all: Vec<Box<[TagHash]>>,
     everything: bool,
 }
 
@@ -33,8 +59,9 @@ impl Targets {
         if all.len() == 1 {
             return Self::any(all);
         }
+        let all = (!all.is_empty()).then(|| all.into());
         Self {
-            all: all.into(),
+            all: all.into_iter().collect(),
             ..Self::default()
         }
     }
@@ -52,14 +79,36 @@ impl Targets {
 
     /// How many marks it takes.
     pub(crate) fn len(&self) -> usize {
-        self.any.len() + usize::from(!self.all.is_empty()) + usize::from(self.everything)
+        self.any.len() + self.all.len() + usize::from(self.everything)
+    }
+
+    /// Adds those of the others that are not among these, and returns which they were.
+    pub(crate) fn add(&mut self, others: &Self) -> Self {
+        let is_new = |tag: &&TagHash| !self.any.contains(tag);
+        let any: Vec<_> = others.any.iter().filter(is_new).copied().collect();
+        let joints = others.all.iter();
+        let all: Vec<_> = joints
+            .filter(|joint| !self.all.contains(joint))
+            .cloned()
+            .collect();
+        self.any.extend(&any);
+        self.all.extend(all.iter().cloned());
+        self.everything |= others.everything;
+        Self {
+            any,
+            all,
+            everything: others.everything,
+        }
     }
 
     /// Whether a response that bears these tags is meant.
     pub(crate) fn mean(&self, tags: &[TagHash]) -> bool {
         self.everything
             || self.any.iter().any(|tag| tags.contains(tag))
-            || (!self.all.is_empty() && self.all.iter().all(|tag| tags.contains(tag)))
+            || self
+                .all
+                .iter()
+                .any(|joint| joint.iter().all(|tag| tags.contains(tag)))
     }
 }
 
@@ -81,6 +130,9 @@ pub(crate) enum Verdict {
     Purged,
 }
 
+/// How many of the newest marks are kept in their order.
+const MAX_RECENT: usize = 256;
+
 /// The most tags that are looked at together.
 const MAX_JOINED: usize = 16;
 
@@ -89,9 +141,14 @@ const MAX_JOINTS: usize = 64;
 
 #[derive(Default)]
 pub(crate) struct Marks {
-    at: HashMap<TagHash, Mark>,
+    at: HashMap<TagHash, Mark, Hashed>,
     /// Of several tags together, with the first of them.
-    joints: HashMap<TagHash, Vec<Joint>>,
+    joints: HashMap<TagHash, Vec<Joint>, Hashed>,
+    /// The newest marks in the order of their epochs, so that a response with many tags is compared with what was purged since it was
+    /// last found valid, and not each of its tags with the table.
+    recent: VecDeque<(u64, TagHash)>,
+    /// Every mark above this epoch is in `recent`.
+    recent_after: u64,
     of_everything: Mark,
     /// Everything born below counts as purged.
     floor: u64,
@@ -198,9 +255,13 @@ impl Marks {
         }
         for tag in &targets.any {
             self.at.entry(*tag).or_default().set(force, epoch);
+            self.note_recent(*tag, epoch);
         }
-        if let [first, others @ ..] = &*targets.all {
-            self.join(*first, others, force, epoch);
+        for joint in &targets.all {
+            if let [first, others @ ..] = &**joint {
+                self.join(*first, others, force, epoch);
+                self.note_recent(*first, epoch);
+            }
         }
         if targets.everything {
             match force {
@@ -208,6 +269,15 @@ impl Marks {
                 Force::Soft(_) => self.of_everything.set(force, epoch),
             }
         }
+    }
+
+    fn note_recent(&mut self, tag: TagHash, epoch: u64) {
+        if self.recent.len() == MAX_RECENT
+            && let Some((forgotten, _)) = self.recent.pop_front()
+        {
+            self.recent_after = forgotten;
+        }
+        self.recent.push_back((epoch, tag));
     }
 
     fn join(&mut self, first: TagHash, others: &[TagHash], force: Force, epoch: u64) {
@@ -225,6 +295,19 @@ impl Marks {
         } else {
             self.at.entry(first).or_default().set(force, epoch);
         }
+    }
+
+    /// As [`verdict`](Self::verdict), for a response of which the marks up to an epoch were considered before. Its tags are sorted.
+    pub(super) fn verdict_since(&self, seen: u64, born: u64, tags: &[TagHash]) -> Verdict {
+        if born < self.floor || seen < self.recent_after {
+            return self.verdict(born, tags);
+        }
+        let first = self.recent.partition_point(|(epoch, _)| *epoch <= seen);
+        let is_marked = |(_, tag): &(u64, TagHash)| tags.binary_search(tag).is_ok();
+        if self.recent.len() - first >= tags.len() || self.recent.range(first..).any(is_marked) {
+            return self.verdict(born, tags);
+        }
+        self.of_everything.verdict(born)
     }
 
     /// What becomes of a response of this birth, with these tags.
@@ -301,9 +384,7 @@ impl Marks {
         for tag in &targets.any {
             *self.held.entry(*tag).or_default() += 1;
         }
-        if !targets.all.is_empty() {
-            self.held_joints.push(targets.all.clone());
-        }
+        self.held_joints.extend(targets.all.iter().cloned());
     }
 
     pub(super) fn release(&mut self, targets: &Targets) {
@@ -315,9 +396,11 @@ impl Marks {
                 }
             }
         }
-        let mut joints = self.held_joints.iter();
-        if let Some(at) = joints.position(|joint| *joint == targets.all) {
-            self.held_joints.swap_remove(at);
+        for released in &targets.all {
+            let mut joints = self.held_joints.iter();
+            if let Some(at) = joints.position(|joint| joint == released) {
+                self.held_joints.swap_remove(at);
+            }
         }
     }
 
@@ -327,9 +410,8 @@ impl Marks {
             let known = self.held_off.entry(*tag).or_insert(until);
             *known = until.max(*known);
         }
-        if !targets.all.is_empty() {
-            self.held_off_joints.push((targets.all.clone(), until));
-        }
+        let joints = targets.all.iter().map(|joint| (joint.clone(), until));
+        self.held_off_joints.extend(joints);
         let too_many =
             self.held_off.len() > max || self.held_off_joints.len() > max.min(MAX_JOINTS);
         if targets.everything || too_many {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{CacheScope, PurgeClock, TagNames, marks::TagHash};
+use super::{CacheScope, Presence, PurgeClock, TagNames, marks::TagHash};
 use crate::status::Reason;
 
 /// What a page takes over from a response that it is made of. It is in that response's extensions on its way to the page.
@@ -16,7 +16,7 @@ use crate::status::Reason;
 pub(crate) struct Part {
     pub(crate) tags: TagNames,
     /// Hashes that a purge of it marks, on the clock that knows them.
-    pub(crate) marks: Option<(Arc<PurgeClock>, Box<[TagHash]>)>,
+    pub(crate) marks: Option<PartMarks>,
     /// When it stops being fresh. `None` if nothing says so.
     pub(crate) fresh_until: Option<Instant>,
     /// It may not be served stale.
@@ -27,6 +27,26 @@ pub(crate) struct Part {
     pub(crate) private: Option<Reason>,
     /// Its own scope, which its code may speak to until its body has ended. `None` if all of it is known.
     pub(crate) scope: Option<CacheScope>,
+}
+
+/// What a purge of a part marks, or an unsafe request that changes it: such requests are noticed for as long as this is held.
+#[derive(Debug, Clone)]
+pub(crate) struct PartMarks {
+    clock: Arc<PurgeClock>,
+    hashes: Box<[TagHash]>,
+    _presence: Arc<Presence>,
+}
+
+impl PartMarks {
+    /// To be made while the part's own [`Presence`] is held.
+    pub(crate) fn new(clock: &Arc<PurgeClock>, hashes: impl Into<Box<[TagHash]>>) -> Self {
+        let hashes = hashes.into();
+        Self {
+            clock: clock.clone(),
+            _presence: Arc::new(clock.enter(&hashes)),
+            hashes,
+        }
+    }
 }
 
 /// The parts of one response.
@@ -45,8 +65,8 @@ impl Parts {
     /// What a purge of one of the parts marks on this clock, each once.
     pub(crate) fn marks(&self, clock: &Arc<PurgeClock>) -> Vec<TagHash> {
         let known = self.0.iter().filter_map(|part| part.marks.as_ref());
-        let known = known.filter(|(of, _)| Arc::ptr_eq(of, clock));
-        let mut marks: Vec<_> = known.flat_map(|(_, marks)| marks.iter().copied()).collect();
+        let known = known.filter(|part| Arc::ptr_eq(&part.clock, clock));
+        let mut marks: Vec<_> = known.flat_map(|part| part.hashes.iter().copied()).collect();
         marks.sort_unstable();
         marks.dedup();
         marks

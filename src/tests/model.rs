@@ -22,6 +22,8 @@ use crate::{
 };
 
 const TAG: u64 = 7;
+const TARGET: u64 = 8;
+const GROUP: u64 = 9;
 const OLD: u64 = 0;
 const NEW: u64 = 1;
 
@@ -29,16 +31,25 @@ struct World {
     clock: std::sync::Arc<PurgeClock>,
     row: AtomicU64,
     stored: Mutex<Option<Arc<(Stamp, u64)>>>,
+    /// Where a violation is noted, if it is not to panic: what is stored cannot be dropped while the model unwinds.
+    violated: Option<Violated>,
 }
+
+type Violated = std::sync::Arc<std::sync::atomic::AtomicBool>;
 
 impl World {
     fn new(mutant: Option<Mutant>) -> Arc<Self> {
+        Self::noting(mutant, None)
+    }
+
+    fn noting(mutant: Option<Mutant>, violated: Option<Violated>) -> Arc<Self> {
         let clock = PurgeClock::new(8);
         mutant.into_iter().for_each(|m| clock.mutants.switch_on(m));
         Arc::new(Self {
             clock: std::sync::Arc::new(clock),
             row: AtomicU64::new(OLD),
             stored: Mutex::new(None),
+            violated,
         })
     }
 
@@ -98,7 +109,118 @@ impl World {
     }
 
     fn must_not_be_old(&self) {
-        assert_ne!(self.ask(), Some(OLD), "a purged response was served");
+        let is_old = self.ask() == Some(OLD);
+        match &self.violated {
+            Some(violated) => drop(violated.fetch_or(is_old, Ordering::SeqCst)),
+            None => assert!(!is_old, "a purged response was served"),
+        }
+    }
+}
+
+/// A row in a database that an unsafe request changes, and the one target whose response shows it.
+impl World {
+    fn fill_for_target(&self) {
+        let mut birth = self.clock.bear_for(&[TARGET]);
+        let version = self.row.load(Ordering::Relaxed);
+        if self.clock.mutants.has(Mutant::PresentTooLate) {
+            birth.enter_late(&[TARGET]);
+        }
+        if self.clock.may_store(&birth, &[TARGET]) {
+            let entry = (Stamp::of(&birth, [TARGET].into()), version);
+            *self.stored.lock().unwrap() = Some(Arc::new(entry));
+        }
+    }
+
+    fn change_by_unsafe_request(&self) {
+        self.row.store(NEW, Ordering::Relaxed);
+        self.clock.invalidate(&[TARGET], &[]);
+    }
+
+    fn fill_for_group(&self) {
+        let mut birth = self.clock.bear();
+        let version = self.row.load(Ordering::Relaxed);
+        birth.settle(&[], &[GROUP]);
+        if self.clock.may_store(&birth, &[GROUP]) {
+            let entry = (Stamp::of(&birth, [GROUP].into()), version);
+            *self.stored.lock().unwrap() = Some(Arc::new(entry));
+        }
+    }
+
+    fn change_by_group(&self) {
+        self.row.store(NEW, Ordering::Relaxed);
+        self.clock.invalidate(&[], &[GROUP]);
+    }
+
+    fn evict(&self) {
+        let evicted = self.stored.lock().unwrap().take();
+        drop(evicted);
+    }
+}
+
+fn fill_against_unsafe_request(mutant: Option<Mutant>) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(mutant);
+        let filling = world.clone();
+        let fill = thread::spawn(move || filling.fill_for_target());
+        world.change_by_unsafe_request();
+        world.must_not_be_old();
+        fill.join().unwrap();
+        world.must_not_be_old();
+    }
+}
+
+/// What is stored already is changed, while another response takes its place, or it is evicted.
+fn stored_against_unsafe_request(
+    mutant: Option<Mutant>,
+    violated: Option<Violated>,
+) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::noting(mutant, violated.clone());
+        world.fill_for_target();
+        let filling = world.clone();
+        let fill = thread::spawn(move || {
+            filling.evict();
+            filling.fill_for_target();
+        });
+        world.change_by_unsafe_request();
+        world.must_not_be_old();
+        fill.join().unwrap();
+        world.must_not_be_old();
+        world.evict();
+        assert_eq!(world.clock.targets(), 0, "nothing holds a target any more");
+    }
+}
+
+fn fill_against_invalidated_group() -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(None);
+        let filling = world.clone();
+        let fill = thread::spawn(move || filling.fill_for_group());
+        world.change_by_group();
+        world.must_not_be_old();
+        fill.join().unwrap();
+        world.must_not_be_old();
+    }
+}
+
+fn readers_against_unsafe_request() -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = World::new(None);
+        world.fill_for_target();
+        let (reading, evicting) = (world.clone(), world.clone());
+        let changed = Arc::new(AtomicU64::new(0));
+        let seen = changed.clone();
+        let reader = thread::spawn(move || {
+            let returned = seen.load(Ordering::Acquire) == 1;
+            let answer = reading.ask();
+            assert!(!returned || answer != Some(OLD), "served after its change");
+        });
+        let evictor = thread::spawn(move || evicting.evict());
+        world.change_by_unsafe_request();
+        changed.store(1, Ordering::Release);
+        world.must_not_be_old();
+        reader.join().unwrap();
+        evictor.join().unwrap();
     }
 }
 
@@ -313,4 +435,43 @@ fn a_sweep_that_a_reader_does_not_notice_would_show() {
         Some(4),
         readers_against_purge_and_sweep(Some(Mutant::SweepNotNoticed))
     ));
+}
+
+// Invariants 36, 64: exhaustive for two threads.
+#[test]
+fn a_fill_that_races_an_unsafe_request_to_its_target_is_never_served_after_it() {
+    explore(None, fill_against_unsafe_request(None));
+}
+
+// Invariants 36, 64: exhaustive for two threads.
+#[test]
+fn an_unsafe_request_finds_what_is_stored_also_while_it_is_replaced_or_evicted() {
+    explore(None, stored_against_unsafe_request(None, None));
+}
+
+// Invariant 64: exhaustive for two threads.
+#[test]
+fn a_fill_that_learns_its_group_after_the_group_was_invalidated_is_never_served() {
+    explore(None, fill_against_invalidated_group());
+}
+
+// Invariants 36, 64: three threads, up to four preemptions.
+#[test]
+fn a_reader_never_gets_what_an_unsafe_request_changed_before_it_came() {
+    explore(Some(4), readers_against_unsafe_request());
+}
+
+#[test]
+fn a_target_entered_after_the_handler_has_read_would_show() {
+    let mutant = Some(Mutant::PresentTooLate);
+    assert!(breaks(None, fill_against_unsafe_request(mutant)));
+}
+
+#[test]
+fn a_target_that_its_stored_response_does_not_hold_would_show() {
+    let mutant = Some(Mutant::PresenceEndsWithFill);
+    let violated = Violated::default();
+    let seen = Some(violated.clone());
+    explore(None, stored_against_unsafe_request(mutant, seen));
+    assert!(violated.load(Ordering::SeqCst));
 }

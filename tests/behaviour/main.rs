@@ -19,6 +19,7 @@ mod grpc;
 mod grpc_methods;
 mod invalidation;
 mod max_age;
+mod purging;
 mod ranges;
 mod recordings;
 mod response_headers;

@@ -62,6 +62,7 @@ const FLOORS: &[&str] = &[
     "mutant",
     "filter",
     "events",
+    "reasons",
     "status",
     "error",
     "clock",
