@@ -101,7 +101,10 @@ where
         let mut lookup = Lookup::new(&self.config);
         lookup.key = KeyBytes::from_slice(key);
         lookup.reach = asked.reach;
-        let identity = self.config.selection.identity(&parts.headers);
+        let identity = self
+            .config
+            .selection
+            .identity(&parts.method, &parts.headers);
         lookup.identity = identity.unwrap_or(Identity::Authorized);
         lookup.fragment = entry.head.vary.fragment().clone();
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,9 +18,11 @@ pub(crate) struct Anew {
     outcome: Arc<Outcome>,
 }
 
+/// What became of it, for who sent it.
 #[derive(Debug, Default)]
 struct Outcome {
-    stored: AtomicBool,
+    is_heeded: AtomicBool,
+    is_stored: AtomicBool,
     /// Told when it is known that the answer will not be stored.
     refused: Notify,
 }
@@ -37,16 +39,19 @@ impl Anew {
     pub(crate) fn heed(extensions: &mut Extensions, cache: &Arc<Shared>) -> Option<Self> {
         let anew = extensions.get_mut::<Self>()?;
         let is_meant = std::ptr::eq(anew.cache.as_ptr(), Arc::as_ptr(cache));
-        is_meant.then(|| std::mem::replace(anew, Self::new(cache)))
+        is_meant.then(|| {
+            anew.outcome.is_heeded.store(true, Ordering::Release);
+            std::mem::replace(anew, Self::new(cache))
+        })
     }
 
     /// The answer is stored.
     pub(crate) fn stored(&self) {
-        self.outcome.stored.store(true, Ordering::Release);
+        self.outcome.is_stored.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_stored(&self) -> bool {
-        self.outcome.stored.load(Ordering::Acquire)
+        self.outcome.is_stored.load(Ordering::Acquire)
     }
 
     /// The answer will not be stored: nobody need read the rest of it.
@@ -61,5 +66,10 @@ impl Anew {
     /// Nothing is lost.
     pub(crate) async fn until_refused(&self) {
         self.outcome.refused.notified().await;
+    }
+
+    /// A layer of this cache has seen the request.
+    pub(crate) fn is_heeded(&self) -> bool {
+        self.outcome.is_heeded.load(Ordering::Acquire)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use http::{HeaderMap, Method, Response, StatusCode, request, response};
+use http::{HeaderMap, Method, Response, StatusCode, Uri, request, response};
 use http_body::{Body, SizeHint};
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::{
     body::ResponseBody,
     caught::catch,
     config::Config,
-    key::{Fragment, Identity},
+    key::{self, Fragment, Identity},
     policy::Candidate,
     tags::{CacheScope, Part, PartMarks, PendingPart, Presence, TagHash, Tags},
 };
@@ -32,6 +32,8 @@ pub(crate) struct BypassedPart {
     own_marks: Vec<TagHash>,
     /// From before its call, so that unsafe requests to its target are noticed.
     _presence: Presence,
+    /// Its target, as the client sent it.
+    uri: Uri,
     scope: CacheScope,
 }
 
@@ -45,7 +47,7 @@ impl BypassedPart {
         let policy = &config.policy;
         // A request that came through the page's fill was judged there, with its credentials.
         let came_through = parts.extensions.get::<CacheScope>().is_some();
-        let identity = || config.selection.identity(&parts.headers);
+        let identity = || config.selection.identity(&parts.method, &parts.headers);
         let identity = if came_through {
             Identity::None
         } else {
@@ -64,6 +66,7 @@ impl BypassedPart {
             has_session: config.selection.has_session(parts),
             _presence: config.shared.purges.enter(&own_marks),
             own_marks,
+            uri: key::as_sent(parts).clone(),
             scope: scope.clone(),
         };
         parts.extensions.insert(scope);
@@ -102,6 +105,7 @@ impl BypassedPart {
             is_post: false,
             is_of_uncached_method: self.is_of_uncached_method,
             origin: self.origin.clone(),
+            uri: &self.uri,
         };
         // The application has a say in it, and may panic.
         let part = catch(|| policy.part(&candidate, &policy.judge(&candidate)));

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use http::{HeaderMap, Response, StatusCode, header, response};
+use http::{HeaderMap, Response, StatusCode, Uri, header, response};
 use http_body::{Body, SizeHint};
 use tokio::time::Instant;
 
@@ -38,6 +38,8 @@ pub(crate) struct Sent {
     pub(crate) tags: Tags,
     /// The host that it is for.
     pub(crate) origin: Option<String>,
+    /// The target, as the client sent it.
+    pub(crate) uri: Uri,
 }
 
 /// What became of a call.
@@ -413,6 +415,7 @@ impl Errand {
             is_post: self.is_post,
             is_of_uncached_method: false,
             origin: asked.origin.clone(),
+            uri: &asked.uri,
         };
         let is_nested = self.is_nested;
         let (verdict, part) = catch(|| {

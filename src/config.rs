@@ -273,7 +273,10 @@ impl<K> KeyMaker<K> {
         key: &mut KeyBytes,
     ) -> Result<(Identity, Reach), Reason> {
         self.selection.admit(parts)?;
-        let identity = match (self.selection.identity(&parts.headers), self.credentials) {
+        let identity = match (
+            self.selection.identity(&parts.method, &parts.headers),
+            self.credentials,
+        ) {
             (Err(_), Credentials::IfPermitted) => Identity::Authorized,
             (identity, _) => identity?,
         };
@@ -293,11 +296,16 @@ impl<K> KeyMaker<K> {
 }
 
 impl<K: Send + Sync + std::fmt::Debug> Keyed for KeyMaker<K> {
-    fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
+    fn purge_form_of(&self, parts: &request::Parts) -> Option<Vec<u8>> {
         let mut key = KeyBytes::new();
         let selection = &self.selection;
-        let head = selection.encode_head(&self.prefix, parts, self.max_bytes, &mut key);
-        head.ok().map(|_| key.to_vec())
+        // However long: a purge may compare more loosely than a key, and never more strictly.
+        let head = selection.encode_head(&self.prefix, parts, usize::MAX, &mut key);
+        head.ok().map(|_| key::purge_form(&key).to_vec())
+    }
+
+    fn keys_authority(&self) -> bool {
+        self.selection.keys_authority()
     }
 
     fn path_of(&self, parts: &request::Parts) -> Vec<u8> {

@@ -38,32 +38,82 @@ impl Error for BuildError {}
 
 /// A purge that did not cover everything it had to.
 ///
-/// A purge of memory cannot fail, and memory is the only store of this version, so no call returns one today. The
-/// type stands in the signature because a purge that reaches a second tier can fail, and a caller's `?` should not
-/// have to be added then.
+/// In this version only a purge by request is ever an error, if its request does not tell the one host that it is for.
+/// Others stand for those that reach a second tier.
 ///
 /// # Examples
 ///
 /// ```
-/// # use tower_response_cache::{CacheHandle, PurgeError, Tag};
-/// async fn created(cache: &CacheHandle) -> Result<(), PurgeError> {
-///     cache.purge(Tag::new("products")).await?;
-///     Ok(())
-/// }
+/// # use http::Request;
+/// # use tower_response_cache::{CacheLayer, PurgeError};
+/// # #[tokio::main]
+/// # async fn main() {
+/// let cache = CacheLayer::builder().build();
+/// let (parts, ()) = Request::get("/products/7").body(()).unwrap().into_parts(); // of which shop?
+/// let error: PurgeError = cache.handle().purge_request(&parts).await.unwrap_err();
+/// assert!(error.is_about_the_host());
+/// # }
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PurgeError {
-    never: std::convert::Infallible,
+    host: HostError,
+}
+
+impl PurgeError {
+    /// Whether the request of a purge by request names no host, or two that differ.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tower_response_cache::PurgeError;
+    /// fn is_a_fault_of_the_caller(error: &PurgeError) -> bool {
+    ///     error.is_about_the_host()
+    /// }
+    /// ```
+    #[must_use]
+    pub const fn is_about_the_host(&self) -> bool {
+        matches!(self.host, HostError::None | HostError::Several)
+    }
+}
+
+impl From<HostError> for PurgeError {
+    fn from(host: HostError) -> Self {
+        Self { host }
+    }
 }
 
 impl fmt::Display for PurgeError {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.never {}
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing was purged: {}", self.host)
     }
 }
 
 impl Error for PurgeError {}
+
+/// A request that the application made, and that does not tell the host that it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostError {
+    None,
+    Several,
+}
+
+impl HostError {
+    /// Of a request that names so many.
+    pub(crate) const fn of(hosts: usize) -> Self {
+        if hosts > 1 { Self::Several } else { Self::None }
+    }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "the request names no host, which is in the key: give it an absolute URI or a Host header, \
+                           or build the layers with Key::ignore_authority",
+            Self::Several => "the request names two hosts that differ: give it one, in its URI or in a Host header",
+        })
+    }
+}
 
 /// A response body that broke before its end.
 ///

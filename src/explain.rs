@@ -63,7 +63,7 @@ impl<K> Layered<K> {
         let mut explanation = Explanation {
             layer: self.name.as_deref().map(str::to_owned),
             decision: Decision::Bypass(Reason::Method),
-            key: key::parts(&lookup.key, &parts.headers),
+            key: key::parts(&lookup.key, &parts.headers, &self.config.selection),
             unknown_extensions: self.keys.selection.unknown_extensions(&parts),
             stored: Vec::new(),
             in_flight: None,

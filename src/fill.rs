@@ -19,6 +19,7 @@ use crate::{
     conclude::{Called, Concluded, Sent},
     error::{BodyError, BoxError},
     flight::Leader,
+    key,
     mutant::Mutant,
     recorder::{Errand, Held, Record, Recorder},
     recording::Window,
@@ -197,6 +198,7 @@ fn send<ReqB>(
     let headers = parts.headers.clone();
     let heeds_groups = errand.config.policy.cache_groups;
     let origin = heeds_groups.then(|| errand.config.origin(&parts)).flatten();
+    let uri = key::as_sent(&parts).clone();
     parts.extensions.insert(scope.clone());
     let asked = Sent {
         at: Instant::now(),
@@ -204,6 +206,7 @@ fn send<ReqB>(
         as_asked,
         tags,
         origin,
+        uri,
     };
     (asked, Request::from_parts(parts, body))
 }

@@ -136,9 +136,17 @@ impl CacheHandle {
 
     /// Purges what is stored for this request, in every variant, on every layer of this handle; where the key reads
     /// the body, for every body; and whatever proxies in front said of the target. The request must have what else the keys
-    /// are made of: its method, its URI and authority or `Host` as the service sees them, and the headers, cookies, extensions
-    /// and what closures look for, as they were chosen. Where that is not there, nothing of the layer is purged:
-    /// [`Purged::skipped`](crate::Purged::skipped) tells.
+    /// are made of: its method, its URI, and the headers, cookies, extensions and what closures look for, as they were chosen. Where
+    /// that is not there, nothing of the layer is purged: [`Purged::skipped`](crate::Purged::skipped) tells.
+    ///
+    /// The target may be given in any form, whatever the protocol that its clients speak: with a `Host` header or as an absolute
+    /// URI of either scheme. Authority, path and query are compared after RFC 3986 §6.2.2: without case, default port, or escapes
+    /// that need not be (`/%7euser` is `/~user`). Behind axum's `nest`, the path is the one that the client sent.
+    ///
+    /// # Errors
+    ///
+    /// Awaited, it is an error, and nothing is purged, if the request names no host, or two that differ, and the key of a layer
+    /// has the host in it ([`PurgeError::is_about_the_host`](crate::PurgeError::is_about_the_host)).
     ///
     /// # Examples
     ///
@@ -153,9 +161,14 @@ impl CacheHandle {
     /// ```
     pub fn purge_request(&self, request: &request::Parts) -> Purge {
         let layers = self.shared.keyed();
+        if let Err(error) = self.shared.may_be_found(request) {
+            return Purge::failed(&self.shared, error.into());
+        }
         let purges = &self.shared.purges;
-        let keys = layers.iter().filter_map(|layer| layer.key_of(request));
-        let mut marks: Vec<_> = keys.map(|key| purges.hash_key(&key)).collect();
+        let forms = layers
+            .iter()
+            .filter_map(|layer| layer.purge_form_of(request));
+        let mut marks: Vec<_> = forms.map(|form| purges.hash_key(&form)).collect();
         let skipped = layers.len() - marks.len();
         if self.shared.searches.are_heeded() {
             // What is stored for one query may answer another, which it does not know.
@@ -170,7 +183,10 @@ impl CacheHandle {
     /// is served until its successor is there, and stays if the answer fails or is not to be stored.
     ///
     /// The service is the cached one, or whatever it stands in: a router, a stack of layers. A request must look as those will that it
-    /// is sent for: the same host, the same headers in its key.
+    /// is sent for: the same host, in its URI or as `Host`, and the same headers in its key. One that names no host is not sent, and
+    /// counts as failed, unless no layer of this handle has the host in its key. Where responses decide
+    /// ([`rfc9111`](crate::CacheLayerBuilder::rfc9111)), the scheme of the URI is in the key, too: see
+    /// [`scheme`](crate::CacheLayerBuilder::scheme).
     ///
     /// # Examples
     ///
@@ -189,6 +205,9 @@ impl CacheHandle {
     ///     let requests: Vec<_> = (0..2000).flat_map(page).collect();
     ///     let warmed = cache.warm(service, requests).finish().await;
     ///     println!("{} pages, {} of them not stored", warmed.done, warmed.failed);
+    ///     for failure in warmed.failures {
+    ///         println!("{failure}"); // https://shop.example/pages/7: the response was not stored: set-cookie
+    ///     }
     /// }
     /// ```
     pub fn warm<S, ReqB, ResB, I>(&self, service: S, requests: I) -> Warming

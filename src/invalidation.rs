@@ -79,11 +79,14 @@ impl Invalidation {
     /// What is marked to purge all that is stored for the target of a request.
     fn hashes_of(&self, request: &request::Parts) -> Vec<u64> {
         let config = &self.config;
-        let path = || config.path_hash(&config.selection.target_path(request));
-        let of_all_queries = config.shared.searches.are_heeded().then(path);
-        std::iter::once(config.target_hash(request))
-            .chain(of_all_queries)
-            .collect()
+        let mut hashes = Vec::new();
+        for target in targets(request) {
+            hashes.push(config.target_hash(&target));
+            if config.shared.searches.are_heeded() {
+                hashes.push(config.path_hash(&config.selection.target_path(&target)));
+            }
+        }
+        hashes
     }
 
     fn purge(&self, targets: &[u64], groups: &[u64]) -> Option<u64> {
@@ -102,6 +105,21 @@ impl Drop for Invalidation {
             self.purge(&self.hashes_of(&self.request), &[]);
         }
     }
+}
+
+/// What a request may be for: one target, unless it names hosts that differ. Which of these its handler took, nobody knows.
+fn targets(request: &request::Parts) -> Vec<request::Parts> {
+    let mut targets = vec![request.clone()];
+    if key::all_authorities(request).len() > 1 {
+        for host in request.headers.get_all(header::HOST) {
+            let mut target = request.clone();
+            let origin_form = target.uri.path_and_query().cloned();
+            target.uri = origin_form.map(http::Uri::from).unwrap_or_default();
+            target.headers.insert(header::HOST, host.clone());
+            targets.push(target);
+        }
+    }
+    targets
 }
 
 /// What this field of a response refers to, if that is on the origin of the request.

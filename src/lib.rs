@@ -139,7 +139,7 @@ pub use reasons::ReasonCounts;
 pub use service::{BodyCache, Cache, RefreshableCache, ReplayBody};
 pub use status::{CacheStatus, Forward, Reason};
 pub use tags::{CacheScope, Tag, TagFamily, Tagged, Tags, scope};
-pub use warm::{WarmProgress, Warming};
+pub use warm::{WarmError, WarmFailure, WarmProgress, Warmed, Warming};
 
 /// What the fuzzer in `fuzz/` calls.
 #[cfg(fuzzing)]

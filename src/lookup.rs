@@ -493,9 +493,7 @@ impl Lookup {
 
     /// The hash that a purge by request marks.
     pub(crate) fn request_hash(&self, config: &Config) -> u64 {
-        config
-            .shared
-            .purges
-            .hash_key(&self.exact()[..self.reach.head])
+        let head = &self.exact()[..self.reach.head];
+        config.shared.purges.hash_key(&key::purge_form(head))
     }
 }

@@ -113,7 +113,7 @@ impl Get {
     fn of(layered: &Layered<Head>, post: &request::Parts) -> Option<Self> {
         // The handler sees all of a POST; a fill would see no more than the key has of it.
         let selection = &layered.config.selection;
-        if !selection.shows_all() || selection.has_session(post) {
+        if !selection.shows_all(post) || selection.has_session(post) {
             return None;
         }
         let mut parts = post.clone();
@@ -152,6 +152,7 @@ impl Get {
         let sent = Sent {
             at: sent_at,
             origin: config.origin(&parts),
+            uri: as_sent(&parts).clone(),
             as_asked: None,
             tags: make_tags.map_or_else(Tags::new, |make| make(&parts)),
             headers: parts.headers.clone(),

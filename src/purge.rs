@@ -21,7 +21,7 @@ use tokio::time::Instant;
 ///
 /// # Errors
 ///
-/// None in this version: see [`PurgeError`].
+/// A purge by request whose request does not tell the host: see [`PurgeError`].
 ///
 /// # Cancel safety
 ///
@@ -50,6 +50,8 @@ pub struct Purge {
     count: bool,
     hold_off: Option<Duration>,
     held: Option<Held>,
+    /// Why it will not happen.
+    error: Option<PurgeError>,
 }
 
 impl Purge {
@@ -63,7 +65,15 @@ impl Purge {
             count: false,
             hold_off: None,
             held: None,
+            error: None,
         }
+    }
+
+    /// One that is an error when it is awaited, and purges nothing.
+    pub(crate) fn failed(shared: &Arc<Shared>, error: PurgeError) -> Self {
+        let mut purge = Self::new(shared, Targets::any(Vec::new()), 0);
+        purge.error = Some(error);
+        purge
     }
 
     /// The responses are stale from now on, and may be served as such: while they are fetched anew, for as long as their layer's
@@ -211,8 +221,13 @@ impl IntoFuture for Purge {
     type Output = Result<Purged, PurgeError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async { Ok(self.run().await) })
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async {
+            match self.error.take() {
+                Some(error) => Err(error),
+                None => Ok(self.run().await),
+            }
+        })
     }
 }
 

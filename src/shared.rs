@@ -20,9 +20,11 @@ use crate::{
     clock::before,
     entry::Head,
     events::{self, Limit},
+    error::HostError,
     explanation::Explanation,
     flight::Flights,
     reasons::ReasonCounters,
+    key,
     recording::{Budget, Invitation},
     status::Reason,
     store::{Expiry, Memory, Searches},
@@ -111,8 +113,11 @@ impl Drop for SweepWhenDropped {
 
 /// A layer, as far as a purge by request needs it.
 pub(crate) trait Keyed: Send + Sync + fmt::Debug {
-    /// The key of a request as far as its head goes. `None` if it has none.
-    fn key_of(&self, parts: &request::Parts) -> Option<Vec<u8>>;
+    /// What a purge compares of the key of a request. `None` if it has none.
+    fn purge_form_of(&self, parts: &request::Parts) -> Option<Vec<u8>>;
+
+    /// Whether the host is in the key.
+    fn keys_authority(&self) -> bool;
 
     /// The target of a request without its query, as far as that is in the key.
     fn path_of(&self, parts: &request::Parts) -> Vec<u8>;
@@ -128,6 +133,23 @@ pub(crate) trait Explain: Send + Sync {
 
     /// Whether a request for this path may have come to one of its services, and was passed on.
     fn has_noted_path(&self, parts: &request::Parts) -> bool;
+}
+
+impl Shared {
+    /// Whether a request that the application made names the host that it is for, as far as that is in a key.
+    ///
+    /// # Errors
+    ///
+    /// It names none, or several.
+    pub(crate) fn may_be_found(&self, request: &request::Parts) -> Result<(), HostError> {
+        if key::names_one_authority(request) {
+            return Ok(());
+        }
+        let is_keyed = self.keyed().iter().any(|layer| layer.keys_authority());
+        is_keyed
+            .then_some(HostError::of(key::all_authorities(request).len()))
+            .map_or(Ok(()), Err)
+    }
 }
 
 /// A layer that purges by request know.

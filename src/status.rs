@@ -518,6 +518,8 @@ reasons! {
     Fragment = "fragment",
     /// A header asks for another method or target than the request line (`X-HTTP-Method-Override`, `X-Original-URL`).
     Override = "override",
+    /// The request names two hosts that differ, in its URI and in `Host` or in several of these, or a user before the host.
+    Authority = "authority",
     /// The request's `Forwarded` cannot be read.
     Forwarded = "forwarded",
     /// The request is on a condition that only the origin can evaluate (`If-Match`, `If-Unmodified-Since`).
@@ -554,8 +556,16 @@ reasons! {
     FillTimeout = "fill-timeout",
     /// The response's status is not one that is stored.
     Status = "status",
+    /// The response is a redirect to what its request is for, in another scheme or in what the key leaves out.
+    RedirectToSelf = "redirect-to-self",
     /// The response sets a cookie.
     SetCookie = "set-cookie",
+    /// The response carries credentials in a header: a session or an access token, what tells of an authentication.
+    ResponseCredentials = "response-credentials",
+    /// The response carries a token against cross-site request forgery.
+    CsrfToken = "csrf-token",
+    /// The response's `Content-Security-Policy` has a nonce, which is for one page view.
+    CspNonce = "csp-nonce",
     /// The response says `Cache-Control: no-store`.
     NoStore = "no-store",
     /// The response says `Cache-Control: private`.

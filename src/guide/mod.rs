@@ -44,3 +44,8 @@ pub mod fragments {}
 #[cfg_attr(feature = "axum", doc = "")]
 #[cfg_attr(feature = "axum", doc = include_str!("../../docs/users.md"))]
 pub mod users {}
+
+/// Which headers are in the key, which say who asks, and which keep a response to its requester.
+#[doc = ""]
+#[doc = include_str!("../../docs/headers.md")]
+pub mod headers {}

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 pub(crate) type KeyBytes = SmallVec<[u8; 256]>;
 
 /// Raised when the encoding changes, so that keys of different versions are never equal.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 macro_rules! tags {
     ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
@@ -39,7 +39,7 @@ tags! {
     Method = 6,
     Scheme = 7,
     Authority = 8,
-    Host = 9,
+    // 9 was the lines of `Host`.
     Path = 10,
     OriginalPath = 11,
     OriginalQuery = 12,

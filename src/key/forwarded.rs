@@ -9,7 +9,21 @@ use super::{
 };
 use crate::status::Reason;
 
-/// Host, scheme and place of the service as the client sees them, besides what begins with `x-forwarded-`.
+/// What of `X-Forwarded-*` tells host, scheme and place of the service as the client sees them. What tells of the client or of
+/// the proxies is not in the key, and what carries credentials is known to `identity`.
+const FORWARDED: [&str; 9] = [
+    "host",
+    "proto",
+    "port",
+    "prefix",
+    "scheme",
+    "ssl",
+    "uri",
+    "path",
+    "server-port",
+];
+
+/// The same in other words.
 const TARGET: [HeaderName; 11] = [
     HeaderName::from_static("x-original-host"),
     HeaderName::from_static("x-host"),
@@ -36,12 +50,16 @@ const OVERRIDES: [HeaderName; 8] = [
     HeaderName::from_static("x-rewrite-url"),
 ];
 
-/// Adds what is there of it to the key.
+/// Adds what is there of it to the key, unless it is ignored.
 ///
 /// # Errors
 ///
 /// The reason for which such a request has no key: it is for another target than it says, or nobody can tell.
-pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(), Reason> {
+pub(super) fn put_forwarded(
+    key: &mut KeyBytes,
+    headers: &HeaderMap,
+    is_ignored: bool,
+) -> Result<(), Reason> {
     let mut has_elements = false;
     let mut found: SmallVec<[(&HeaderName, &HeaderValue); 8]> = SmallVec::new();
     for (name, value) in headers {
@@ -58,6 +76,9 @@ pub(super) fn put_forwarded(key: &mut KeyBytes, headers: &HeaderMap) -> Result<(
         let read_as = read_as.as_ref().unwrap_or(name);
         if OVERRIDES.contains(read_as) {
             return Err(Reason::Override);
+        }
+        if is_ignored {
+            continue;
         }
         if *name == header::FORWARDED {
             has_elements = true;
@@ -100,10 +121,12 @@ fn put_elements(key: &mut KeyBytes, headers: &HeaderMap) -> Option<()> {
     Some(())
 }
 
-/// All that begins with `x-forwarded-`, but for the client's own address, and those that say the same in other words.
+/// Whether a header tells where the service is, as the client sees it.
 pub(super) fn tells_target(name: &HeaderName) -> bool {
-    let forwarded = name.as_str().strip_prefix("x-forwarded-");
-    forwarded.is_some_and(|what| what != "for") || TARGET.contains(name)
+    match name.as_str().strip_prefix("x-forwarded-") {
+        Some(what) => FORWARDED.contains(&what),
+        None => TARGET.contains(name),
+    }
 }
 
 /// `Forwarded` with nothing in it but what is in the key: the hosts and schemes, each in its place.

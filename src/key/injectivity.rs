@@ -9,7 +9,7 @@ mod spec;
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
 
 use self::{
     model::{Cookies, Refusal, Told, told},
@@ -105,7 +105,7 @@ fn compare(
             }
             parts
         });
-        same_behind(seal, &one, &other)?;
+        same_behind(spec, seal, &one, &other)?;
     }
     Ok(Seen::Equal)
 }
@@ -251,11 +251,24 @@ fn put_together(items: &[(Tag, &[u8])]) -> KeyBytes {
     key
 }
 
-/// What a seal promises: two requests of one key are the same to the inner service, but for what is let through.
-fn same_behind(seal: &Sealed, one: &Parts, other: &Parts) -> Result<(), String> {
+/// What a seal promises: two requests of one key are the same to the inner service, but for what is let through, and for the
+/// form of the target, with the scheme that it tells.
+fn same_behind(spec: &Spec, seal: &Sealed, one: &Parts, other: &Parts) -> Result<(), String> {
     let is_kept = |name: &HeaderName| {
         HARMLESS.contains(name) || seal.let_through.is_some_and(|known| name == known)
     };
+    // The authority may stand in the URI or in `Host`, as the protocol has it.
+    let authority = |parts: &Parts| {
+        let of_uri = parts.uri.authority().map(|host| host.as_str().as_bytes());
+        let host = || parts.headers.get("host").map(HeaderValue::as_bytes);
+        of_uri.or_else(host).map(<[u8]>::to_vec)
+    };
+    let keys_host = spec.headers.iter().any(|(name, _)| *name == "host");
+    let is_let_through = seal.let_through == Some("host");
+    if !keys_host && !is_let_through && authority(one) != authority(other) {
+        return Err("behind the seal, the authority differs".to_owned());
+    }
+    let is_kept = |name: &HeaderName| is_kept(name) || (name == "host" && !keys_host);
     for name in one.headers.keys().chain(other.headers.keys()) {
         let (lines, others) = (one.headers.get_all(name), other.headers.get_all(name));
         if !is_kept(name) && lines != others {
@@ -264,15 +277,8 @@ fn same_behind(seal: &Sealed, one: &Parts, other: &Parts) -> Result<(), String> 
     }
     let target = |parts: &Parts| {
         let uri = &parts.uri;
-        let authority = uri.authority().map(|host| host.as_str().to_owned());
         let query = uri.query().filter(|_| seal.query);
-        let query = query.map(str::to_owned);
-        (
-            uri.scheme_str().map(str::to_owned),
-            authority,
-            uri.path().to_owned(),
-            query,
-        )
+        (uri.path().to_owned(), query.map(str::to_owned))
     };
     if target(one) != target(other) {
         return Err("behind the seal, the target differs".to_owned());

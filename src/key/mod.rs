@@ -21,7 +21,9 @@ pub(crate) mod injectivity;
 #[cfg(feature = "json")]
 mod json;
 mod parts;
+mod purge_form;
 mod query;
+mod redirect;
 mod seal;
 mod selection;
 mod target;
@@ -43,20 +45,29 @@ pub(crate) use header::any_sensitive;
 pub(crate) use identity::Identity;
 pub use parts::KeyPart;
 pub(crate) use parts::{parts, text, told};
+pub(crate) use purge_form::purge_form;
 use query::Query;
 use seal::Seal;
 use selection::Found;
 pub(crate) use selection::{Reach, Selection};
-pub(crate) use target::{as_sent, authority, canonical_authority};
+pub(crate) use target::{
+    all_authorities, as_sent, authority, canonical_authority, names_one_authority,
+};
 pub use value::{KeyValue, KeyWriter};
 
 /// Which parts of a request make its key.
 ///
-/// Always in the key: the method (GET and HEAD share), scheme, authority and path, as they come, and the host and scheme
+/// Always in the key: the method (GET and HEAD share), the authority, the path as it comes, and the host and scheme
 /// that `Forwarded` and `X-Forwarded-*` tell, never the client's address. Chosen here: the
 /// query (all of it, unless you say otherwise), headers, cookies, what a router captured of the path, extensions of a
 /// type, what a closure finds, and the body. Two requests have the same
 /// key exactly when all of these are equal, byte for byte; absent, empty and repeated values are different things.
+///
+/// The authority is one, whatever form the request has: that of the URI (HTTP/2, the absolute form), else that of `Host`, in lower
+/// case and without the default port. A request that names two that differ bypasses the cache. The scheme is in the key where
+/// responses decide ([`rfc9111`](crate::CacheLayerBuilder::rfc9111)); elsewhere `http` and `https` share what is stored, since a
+/// server does not hear it over HTTP/1.1: have a proxy in front send `X-Forwarded-Proto` where answers differ. A redirect to what
+/// the request itself is for, in any scheme, is never stored.
 ///
 /// Behind axum's `nest` the path as the client sent it is in the key too (feature `axum`).
 ///
@@ -82,7 +93,7 @@ pub struct Key<B = Head> {
 }
 
 impl Key<Head> {
-    /// Method, scheme, authority, path and the whole query.
+    /// Method, authority, path and the whole query.
     ///
     /// # Examples
     ///
@@ -652,6 +663,25 @@ impl<B> Key<B> {
         self
     }
 
+    /// Leaves out what proxies say of the target: `X-Forwarded-Host`, `-Proto` and their like, and the hosts and schemes in
+    /// `Forwarded`. For services that make nothing of them, no links and no redirects. Behind a [`seal`](Self::seal) the inner
+    /// service does not see them. Defaults to their being in the key, each as it comes.
+    ///
+    /// Which these are, and which of `X-Forwarded-*` never are in the key, says the guide
+    /// [`headers`](crate::guide::headers).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let key = tower_response_cache::Key::new().ignore_forwarded();
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn ignore_forwarded(mut self) -> Self {
+        self.selection.ignore_forwarded = true;
+        self
+    }
+
     /// Says that the answer depends on no cookie but those in the key. Without this, a request that carries any other
     /// cookie passes by.
     ///
@@ -704,15 +734,52 @@ impl<B> Key<B> {
         self
     }
 
+    /// These headers say who asks, too, besides those that the guide [`headers`](crate::guide::headers) lists: a request with one
+    /// bypasses the cache, unless the header is in the key or sealed, or [`ignore_authorization`](Self::ignore_authorization) says
+    /// that answers do not depend on it. Adds to what was named before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::HeaderName;
+    ///
+    /// let key = tower_response_cache::Key::new().identity_headers([HeaderName::from_static("x-employee")]);
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn identity_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.selection.says_who_asks.identity.extend(names);
+        self
+    }
+
+    /// These headers do not say who asks, though the guide [`headers`](crate::guide::headers) lists them or their endings: such
+    /// as a secret that a CDN adds to every request. You vouch for it that no answer depends on them. Adds to what was named
+    /// before, and comes before [`identity_headers`](Self::identity_headers).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::HeaderName;
+    ///
+    /// let key = tower_response_cache::Key::new().not_identity_headers([HeaderName::from_static("x-origin-secret")]);
+    /// # let _ = key;
+    /// ```
+    #[must_use]
+    pub fn not_identity_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.selection.says_who_asks.not_identity.extend(names);
+        self
+    }
+
     /// Lets the inner service see no header and no cookie that is not in the key: what it cannot read cannot leak into
     /// an answer that others get. So a request with `Authorization` or cookies is answered by the cache too, and the
     /// inner service does not learn of them.
     ///
     /// What is in the key stays, as it is there: chosen headers (in their normal form), chosen cookies, the host (in lower
-    /// case), and what `Forwarded` and `X-Forwarded-*` say of the target. So does what the message needs to be read and
+    /// case, without the default port), and what `Forwarded` and `X-Forwarded-*` say of the target. So does what the message needs to be read and
     /// traced: `Content-Length`, `Transfer-Encoding`, `TE`, `Trailer`, `traceparent`, `tracestate`, `b3`, `X-B3-*`,
     /// `X-Request-Id`, `X-Correlation-Id`, `X-Amzn-Trace-Id`, `X-Cloud-Trace-Context`; and what
-    /// [`let_through`](Self::let_through) names. Everything else goes, validators and ranges too. The version of HTTP stays.
+    /// [`let_through`](Self::let_through) names. Everything else goes, validators and ranges too. The version of HTTP stays, and with it
+    /// whether the target came in the absolute form, which tells a scheme.
     ///
     /// # Extensions
     ///

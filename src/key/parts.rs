@@ -8,6 +8,7 @@ use super::{
     encode::{Tag, items},
     header::any_sensitive,
     identity,
+    selection::Selection,
 };
 
 /// A part of a key, as [`Explanation`](crate::Explanation) tells it.
@@ -56,7 +57,7 @@ impl fmt::Display for KeyPart {
 const HIDDEN: &str = "***";
 
 /// The parts of a key that was made of a request with these headers.
-pub(crate) fn parts(key: &[u8], headers: &HeaderMap) -> Vec<KeyPart> {
+pub(crate) fn parts(key: &[u8], headers: &HeaderMap, selection: &Selection) -> Vec<KeyPart> {
     let mut parts: Vec<KeyPart> = Vec::new();
     let mut hidden = false;
     for (tag, bytes) in items(key).unwrap_or_default() {
@@ -75,7 +76,7 @@ pub(crate) fn parts(key: &[u8], headers: &HeaderMap) -> Vec<KeyPart> {
         if tag == Tag::Absent {
             continue;
         }
-        hidden = is_secret(tag, bytes, headers);
+        hidden = is_secret(tag, bytes, headers, selection);
         let (kind, named) = word(tag);
         let (name, values) = if named {
             (text(bytes), Vec::new())
@@ -113,7 +114,6 @@ fn word(tag: Tag) -> (&'static str, bool) {
         Tag::Method => ("method", false),
         Tag::Scheme => ("scheme", false),
         Tag::Authority => ("authority", false),
-        Tag::Host => ("host", false),
         Tag::Path => ("path", false),
         Tag::OriginalPath => ("original path", false),
         Tag::OriginalQuery => ("original query", true),
@@ -139,19 +139,12 @@ fn word(tag: Tag) -> (&'static str, bool) {
     }
 }
 
-fn is_secret(tag: Tag, name: &[u8], headers: &HeaderMap) -> bool {
-    // What proxies tell of the target is no secret; what they tell of the user may be.
-    const OF_THE_TARGET: [&[u8]; 4] = [
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-    ];
+fn is_secret(tag: Tag, name: &[u8], headers: &HeaderMap, selection: &Selection) -> bool {
     let marked = |name: &HeaderName| any_sensitive(headers, name);
     let header = HeaderName::from_bytes(name).ok();
     match tag {
-        Tag::Header => header.is_none_or(|name| identity::says(&name).is_some() || marked(&name)),
-        Tag::Forwarded => !OF_THE_TARGET.contains(&name) || header.is_none_or(|name| marked(&name)),
+        Tag::Header => header.is_none_or(|name| selection.says_who_asks(&name) || marked(&name)),
+        Tag::Forwarded => header.is_none_or(|name| marked(&name)),
         Tag::ForwardedElement => marked(&field::FORWARDED),
         Tag::Cookie => marked(&field::COOKIE),
         Tag::RawCookies => true,

@@ -2,13 +2,9 @@
 
 #[cfg(feature = "axum")]
 use axum::extract::OriginalUri;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, header,
-    request::Parts,
-    uri::{Authority, PathAndQuery},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts, uri::PathAndQuery};
 
-use super::{cookie, forwarded, header::any_sensitive, identity, selection::Selection};
+use super::{cookie, forwarded, header::any_sensitive, selection::Selection};
 
 /// Nothing reaches the inner service that is not in the key, but for these.
 #[derive(Debug, Clone, Default)]
@@ -65,8 +61,9 @@ impl Selection {
         };
         let mut kept = if self.reads_at_will() {
             let mut all = headers.clone();
-            let of_the_requester =
-                |name: &HeaderName| identity::says(name).is_some() && self.removes(&seal, name);
+            let of_the_requester = |name: &HeaderName| {
+                self.says_who_asks.says(name).is_some() && self.removes(&seal, name)
+            };
             for name in headers.keys().filter(|name| of_the_requester(name)) {
                 all.remove(name);
             }
@@ -85,10 +82,6 @@ impl Selection {
         if self.ignore_authority {
             let origin_form = uri.path_and_query().cloned();
             sealed = origin_form.map(Uri::from).unwrap_or_default();
-        } else if let Some(authority) = uri.authority().and_then(folded_authority) {
-            let mut pieces = sealed.into_parts();
-            pieces.authority = Some(authority);
-            sealed = Uri::from_parts(pieces).unwrap_or_else(|_| uri.clone());
         }
         if seals_query
             && let Some(query) = uri.query()
@@ -105,7 +98,7 @@ impl Selection {
             if self.removes(seal, name) {
                 let rest = match *name {
                     header::COOKIE => cookie::sealed(headers, &self.cookies),
-                    header::FORWARDED => forwarded::sealed(headers),
+                    header::FORWARDED if !self.ignore_forwarded => forwarded::sealed(headers),
                     _ => self.sealed_fragment(headers, name),
                 };
                 let is_sensitive = any_sensitive(headers, name);
@@ -113,13 +106,6 @@ impl Selection {
                     line.set_sensitive(is_sensitive);
                     (Some(name.clone()), line)
                 }));
-            } else if *name == header::HOST {
-                // Its case is not in the key.
-                for host in headers.get_all(name) {
-                    let mut line = folded(host);
-                    line.set_sensitive(host.is_sensitive());
-                    kept.append(name.clone(), line);
-                }
             } else {
                 for line in headers.get_all(name) {
                     kept.append(name.clone(), line.clone());
@@ -136,32 +122,15 @@ impl Selection {
 
     /// Whether the seal takes this header out, or leaves no more of it than is in the key.
     pub(super) fn removes(&self, seal: &Seal, name: &HeaderName) -> bool {
-        let target =
-            (*name == header::HOST && !self.ignore_authority) || forwarded::tells_target(name);
+        let is_target = (*name == header::HOST && !self.ignore_authority)
+            || (!self.ignore_forwarded && forwarded::tells_target(name));
         let kept = self.keys_header(name)
-            || target
+            || is_target
             || self.keeps_for_fragments(name)
             || seal.let_through.contains(name)
             || HARMLESS.contains(name);
         !kept
     }
-}
-
-/// A host as it is in the key: in lower case, unless there is an `@` in it.
-fn folded(host: &HeaderValue) -> HeaderValue {
-    if host.as_bytes().contains(&b'@') {
-        return host.clone();
-    }
-    let lower = host.as_bytes().to_ascii_lowercase();
-    HeaderValue::from_bytes(&lower).unwrap_or_else(|_| host.clone())
-}
-
-/// As [`folded`]; `None` if it is so already.
-fn folded_authority(authority: &Authority) -> Option<Authority> {
-    let text = authority.as_str();
-    let differs = text.bytes().any(|b| b.is_ascii_uppercase()) && !text.contains('@');
-    let folded = differs.then(|| Authority::try_from(text.to_ascii_lowercase()).ok());
-    folded.flatten()
 }
 
 fn with_query(uri: &Uri, query: &str) -> Uri {

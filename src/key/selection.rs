@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use http::{HeaderMap, HeaderName, header, request::Parts};
+use http::{HeaderMap, HeaderName, Method, header, request::Parts, uri::Scheme};
 
 #[cfg(feature = "axum")]
 use super::capture;
@@ -12,10 +12,10 @@ use super::{
     extensions::{ExtensionRules, ExtensionType, ExtensionValue},
     forwarded,
     header::Header,
-    identity::{self, Identity, Says},
+    identity::{self, Chosen, Identity, Says},
     query::{Query, is_read_in_one_way},
     seal::Seal,
-    target,
+    target::{self, SchemeRule},
     value::{KeyValue, KeyWriter},
 };
 use crate::{field::NoVarySearch, status::Reason};
@@ -24,8 +24,11 @@ use crate::{field::NoVarySearch, status::Reason};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
     pub(super) ignore_authority: bool,
+    pub(super) scheme: SchemeRule,
+    pub(super) ignore_forwarded: bool,
     pub(super) ignore_cookies: bool,
     pub(super) ignore_authorization: bool,
+    pub(super) says_who_asks: Chosen,
     pub(super) query: Query,
     pub(super) headers: Vec<Header>,
     /// What joins the key with the body, if it was not chosen by itself: it is not in the head's part of it.
@@ -48,8 +51,8 @@ pub(crate) struct Selection {
 pub(crate) struct Reach {
     /// From where to where the query does.
     query: [usize; 2],
-    /// How much of it a purge by request marks: not what a router and proxies in front have added, which who purges does not
-    /// know.
+    /// How much of it a purge by request compares: not what a router and proxies in front have added, which the application
+    /// does not know when it purges.
     pub(crate) head: usize,
 }
 
@@ -169,7 +172,7 @@ impl Selection {
         key: &mut KeyBytes,
     ) -> Result<Reach, Reason> {
         let reach = self.encode_head(prefix, parts, limit, key)?;
-        forwarded::put_forwarded(key, &parts.headers)?;
+        forwarded::put_forwarded(key, &parts.headers, self.ignore_forwarded)?;
         #[cfg(feature = "axum")]
         self.put_captures(parts, key)?;
         if key.len() > limit {
@@ -178,7 +181,7 @@ impl Selection {
         Ok(reach)
     }
 
-    /// As [`encode`](Self::encode), no further than a purge by request marks it.
+    /// As [`encode`](Self::encode), no further than a purge by request compares it.
     pub(crate) fn encode_head(
         &self,
         prefix: &KeyPrefix,
@@ -195,7 +198,7 @@ impl Selection {
         }
         target::put_method(key, &parts.method);
         if !self.ignore_authority {
-            target::put_authority(key, parts);
+            target::put_authority(key, parts, &self.scheme)?;
         }
         target::put_path(key, parts);
         let start = key.len();
@@ -218,12 +221,20 @@ impl Selection {
         })
     }
 
-    /// What a request is for, however it came (RFC 9110 §7.1), as far as that is in the key: two of one target may have
-    /// keys that differ in all else.
+    /// What a request is for, however it came (RFC 9110 §7.1) and was spelled (RFC 3986 §6.2.2), as far as that is in the
+    /// key: two of one target may have keys that differ in all else.
     pub(crate) fn target(&self, parts: &Parts) -> KeyBytes {
         let mut target = self.target_path(parts);
-        self.query.put(&mut target, target::as_sent(parts).query());
+        self.put_comparable_query(&mut target, target::as_sent(parts).query());
         target
+    }
+
+    /// What is in the key of a query, as purges compare it.
+    pub(super) fn put_comparable_query(&self, key: &mut KeyBytes, query: Option<&str>) {
+        let query = query.map(|query| target::normalized(query.as_bytes()));
+        // Only escapes of ASCII were changed: it is text as before.
+        let query = query.as_deref().map(String::from_utf8_lossy);
+        self.query.put(key, query.as_deref());
     }
 
     /// As [`target`](Self::target), without the query.
@@ -232,10 +243,11 @@ impl Selection {
         if !self.ignore_authority
             && let Some(authority) = target::authority(parts)
         {
-            put(&mut target, Tag::Host, authority.as_bytes());
+            put(&mut target, Tag::Authority, authority.as_bytes());
         }
         let path = target::as_sent(parts).path();
-        put(&mut target, Tag::Path, path.as_bytes());
+        let path = target::normalized_path(path.as_bytes());
+        put(&mut target, Tag::Path, &path);
         target
     }
 
@@ -258,7 +270,12 @@ impl Selection {
         &self,
         mut names: impl Iterator<Item = &'a HeaderName>,
     ) -> bool {
-        names.any(|name| identity::says(name).is_some() && !self.keys_header(name))
+        names.any(|name| self.says_who_asks.says(name).is_some() && !self.keys_header(name))
+    }
+
+    /// Whether a header says who asks.
+    pub(super) fn says_who_asks(&self, name: &HeaderName) -> bool {
+        self.says_who_asks.says(name).is_some()
     }
 
     /// Whether a closure reads of the request what nobody knows.
@@ -305,14 +322,18 @@ impl Selection {
     /// # Errors
     ///
     /// The reason for which it passes by: it carries something that the key leaves out and the answer may depend on.
-    pub(crate) fn identity(&self, headers: &HeaderMap) -> Result<Identity, Reason> {
+    pub(crate) fn identity(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<Identity, Reason> {
         let mut found = Identity::None;
         // One walk over the names is cheaper than a search for each.
         for name in headers.keys() {
-            let Some(says) = identity::says(name) else {
+            let Some(says) = self.says_who_asks.says(name) else {
                 continue;
             };
-            if self.leaves_no_trace_of(name) {
+            if !identity::counts(says, method) || self.leaves_no_trace_of(name) {
                 continue;
             }
             match says {
@@ -326,7 +347,7 @@ impl Selection {
                 // RFC 9111 §3.5: whether such an answer may be shared is for the response to say.
                 Says::Authorization => found = Identity::Authorized,
                 Says::ProxyAuthorization => return Err(Reason::ProxyAuthorization),
-                Says::Other => return Err(Reason::ClientIdentity),
+                Says::Other | Says::ForgeryToken => return Err(Reason::ClientIdentity),
             }
         }
         Ok(found)
@@ -354,17 +375,27 @@ impl Selection {
     /// who asks: what a layer outside made of it may be among the extensions; and not where the response is encoded, which
     /// not every client takes.
     pub(crate) fn settles(&self, name: &HeaderName, encoded: bool) -> bool {
-        let says_who_asks = identity::says(name).is_some();
+        let says_who_asks = self.says_who_asks.says(name).is_some();
         let of_the_coding = encoded && *name == header::ACCEPT_ENCODING;
         let may_be_sealed = !says_who_asks && !of_the_coding;
-        self.keys_header(name) || (may_be_sealed && self.is_sealed_from(name))
+        let of_the_target = *name == header::HOST && !self.ignore_authority;
+        of_the_target || self.keys_header(name) || (may_be_sealed && self.is_sealed_from(name))
     }
 
-    /// Whether the inner service sees every request as it came.
-    pub(crate) fn shows_all(&self) -> bool {
+    /// Whether the inner service sees this request as it came.
+    pub(crate) fn shows_all(&self, parts: &Parts) -> bool {
         !self.is_sealed()
             && !self.extensions.hides_any()
             && self.headers.iter().all(Header::is_as_it_comes)
+            && (self.ignore_authority || target::shows_authority(parts, &self.scheme))
+    }
+
+    /// The scheme of requests that do not tell it, and whether it is in the key.
+    pub(crate) fn set_scheme(&mut self, scheme: Option<Scheme>, is_keyed: bool) {
+        self.scheme = SchemeRule {
+            assumed: scheme.or(is_keyed.then_some(Scheme::HTTP)),
+            is_keyed,
+        };
     }
 
     /// Whether the host is in the key.
@@ -388,6 +419,10 @@ impl Selection {
             header.show(&mut parts.headers);
         }
         self.extensions.apply_to(&mut parts.extensions);
+        if !self.ignore_authority {
+            let shows_host = !self.keys_header(&header::HOST);
+            target::show_authority(parts, &self.scheme, self.is_sealed(), shows_host);
+        }
         if let Some(seal) = &self.seal {
             self.seal(seal, parts);
         }

@@ -44,7 +44,7 @@ fn same(key: &Key, a: &str, b: &str) -> bool {
 
 // Invariant 8.
 #[test]
-fn the_default_key_is_the_whole_target_byte_for_byte() {
+fn the_default_key_is_the_authority_and_the_path_and_query_byte_for_byte() {
     let key = Key::new();
     for (a, b) in [
         ("/a?x=1", "/a?x=2"),
@@ -54,12 +54,19 @@ fn the_default_key_is_the_whole_target_byte_for_byte() {
         ("/a/", "/a"),
         ("/a//b", "/a/b"),
         ("http://one/a", "http://two/a"),
-        ("http://one/a", "https://one/a"),
+        ("http://one/a", "http://one:443/a"),
         ("http://one/a", "/a"),
     ] {
         assert!(!same(&key, a, b), "{a} and {b}");
     }
-    assert!(same(&key, "http://Example.COM/a", "http://example.com/a"));
+    for (a, b) in [
+        ("http://Example.COM/a", "http://example.com/a"),
+        ("http://one/a", "https://one/a"),
+        ("http://one/a", "http://one:80/a"),
+        ("https://one:443/a", "http://one/a"),
+    ] {
+        assert!(same(&key, a, b), "{a} and {b}");
+    }
     assert!(same(
         &key.ignore_authority(),
         "http://one/a",
@@ -80,20 +87,47 @@ fn head_shares_the_key_of_get_and_no_other_method_does() {
     assert_ne!(first, with(&mut get, Method::POST));
 }
 
+// Invariant 62.
 #[test]
-fn every_host_header_is_in_the_key() {
+fn the_authority_is_one_whether_the_uri_or_host_names_it() {
     let key = Key::new();
     let one = encoded(&key, &parts("/", &[(HOST, "one")]));
-    assert_eq!(one, encoded(&key, &parts("/", &[(HOST, "ONE")])));
-    assert_ne!(one, encoded(&key, &parts("/", &[(HOST, "two")])));
-    assert_ne!(
-        one,
-        encoded(&key, &parts("/", &[(HOST, "one"), (HOST, "two")]))
-    );
-    assert_ne!(
-        encoded(&key, &parts("/", &[(HOST, "u@one")])),
-        encoded(&key, &parts("/", &[(HOST, "U@one")]))
-    );
+    for (uri, hosts) in [
+        ("/", &[(HOST, "ONE")][..]),
+        ("/", &[(HOST, "one:80")]),
+        ("/", &[(HOST, "one:443")]),
+        ("/", &[(HOST, "one"), (HOST, "One:")]),
+        ("http://one/", &[]),
+        ("https://One:443/", &[(HOST, "one")]),
+    ] {
+        assert_eq!(one, encoded(&key, &parts(uri, hosts)), "{uri} {hosts:?}");
+    }
+    for (uri, hosts) in [
+        ("/", &[(HOST, "two")][..]),
+        ("/", &[(HOST, "one:8080")]),
+        ("/", &[(HOST, "")]),
+        ("/", &[]),
+        ("https://one:80/", &[]),
+    ] {
+        assert_ne!(one, encoded(&key, &parts(uri, hosts)), "{uri} {hosts:?}");
+    }
+}
+
+#[test]
+fn a_request_that_names_two_authorities_or_a_user_has_no_key() {
+    for (uri, hosts) in [
+        ("/", &[(HOST, "one"), (HOST, "two")][..]),
+        ("http://one/", &[(HOST, "two")]),
+        ("http://one/", &[(HOST, "one:443")]),
+        ("http://one/", &[(HOST, "")]),
+        ("/", &[(HOST, "user@one")]),
+        ("http://user@one/", &[]),
+    ] {
+        let request = parts(uri, hosts);
+        let refused = tried(&Key::new(), &prefix(), &request, 1 << 13);
+        assert_eq!(refused, Err(Reason::Authority), "{uri} {hosts:?}");
+        assert!(tried(&Key::new().ignore_authority(), &prefix(), &request, 1 << 13).is_ok());
+    }
 }
 
 // Invariant 14.
@@ -257,7 +291,7 @@ fn cookies_that_readers_may_take_apart_differently_are_keyed_whole() {
 fn a_request_that_says_who_asks_is_known_unless_the_key_says_who() {
     let identity = |key: Key, name: HeaderName, value: &str| {
         let request = parts("/", &[(name, value)]);
-        key.selection.identity(&request.headers)
+        key.selection.identity(&request.method, &request.headers)
     };
     assert_eq!(identity(Key::new(), ACCEPT, "x"), Ok(Identity::None));
     assert_eq!(identity(Key::new(), COOKIE, "a=1"), Err(Reason::Cookie));

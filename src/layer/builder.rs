@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
-use http::{Method, StatusCode, request, response};
+use http::{Method, StatusCode, request, response, uri::Scheme};
 
 use super::{BodyCacheLayer, CacheLayer, RefreshableLayer};
 use crate::{
@@ -41,6 +41,7 @@ pub struct CacheLayerBuilder<B = Head, R = Once> {
     name: Option<String>,
     key: Key<B>,
     pub(super) policy: Policy,
+    pub(super) scheme: Option<Scheme>,
     waiting: Waiting,
     fill_mode: FillMode,
     report: Report,
@@ -63,6 +64,7 @@ impl CacheLayerBuilder {
             name: None,
             key: Key::new(),
             policy: Policy::default(),
+            scheme: None,
             waiting: Waiting::default(),
             fill_mode: FillMode::default(),
             report: Report::default(),
@@ -105,6 +107,7 @@ impl<B> CacheLayerBuilder<B> {
             name: self.name,
             key: self.key,
             policy: self.policy,
+            scheme: self.scheme,
             waiting: self.waiting,
             fill_mode: self.fill_mode,
             report: self.report,
@@ -246,6 +249,7 @@ impl<B, R> CacheLayerBuilder<B, R> {
             name: self.name,
             key,
             policy: self.policy,
+            scheme: self.scheme,
             waiting: self.waiting,
             fill_mode: self.fill_mode,
             report: self.report,
@@ -857,7 +861,8 @@ where
     shared.budget.fit(builder.policy.max_body_bytes);
     let [namespace, version] = &shared.namespace;
     let prefix = KeyPrefix::new(namespace, version, builder.name.as_deref(), shared.number());
-    let (selection, body) = builder.key.into_parts();
+    let (mut selection, body) = builder.key.into_parts();
+    selection.set_scheme(builder.scheme, builder.policy.is_by_the_book());
     let selection = Arc::new(selection.with_fragments(builder.policy.fragments));
     let keys = Arc::new(KeyMaker {
         prefix,

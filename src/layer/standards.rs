@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, uri::Scheme};
 
 use super::builder::{CacheLayerBuilder, thousandths};
 use crate::{
@@ -41,6 +41,27 @@ impl<B, R> CacheLayerBuilder<B, R> {
         policy.no_vary_search = true;
         policy.whole_for_ranges = false;
         policy.fragments = false;
+        self
+    }
+
+    /// The scheme of requests whose URI does not tell it, as those of HTTP/1.1 do not, whose server does not hear whether the
+    /// connection is TLS. Defaults to `http` where responses decide, and else to one of the two, nobody knows which.
+    ///
+    /// Where responses decide ([`rfc9111`](Self::rfc9111)), the scheme is in the key: behind TLS this has to be `https`, so that
+    /// requests over HTTP/1.1 and HTTP/2 share what is stored. Where the layer decides, the scheme is not in the key, and this
+    /// only says which port is the default one, `:80` or `:443`, if requests name either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::uri::Scheme;
+    /// use tower_response_cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::builder().rfc9111().scheme(Scheme::HTTPS).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn scheme(mut self, scheme: Scheme) -> Self {
+        self.scheme = Some(scheme);
         self
     }
 
@@ -102,6 +123,27 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// ```
     pub fn set_cookie(mut self, set_cookie: SetCookie) -> Self {
         self.policy.set_cookie = set_cookie;
+        self
+    }
+
+    /// Responses with these headers are shared, though they carry credentials or a value for one use: a token against forgery that is
+    /// the same for everybody, a nonce that a layer outside makes new. You vouch for it that everybody may have them. Adds to
+    /// what was named before. Defaults to none: such a response is for its requester alone, whatever it says of being cached.
+    ///
+    /// The guide [`headers`](crate::guide::headers) lists which these are. `Set-Cookie` has a choice of its own,
+    /// [`set_cookie`](Self::set_cookie).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::header::CONTENT_SECURITY_POLICY;
+    /// use tower_response_cache::CacheLayer;
+    ///
+    /// let cache = CacheLayer::builder().share_despite([CONTENT_SECURITY_POLICY]).build();
+    /// # let _ = cache;
+    /// ```
+    pub fn share_despite(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.policy.share_despite.extend(names);
         self
     }
 

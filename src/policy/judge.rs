@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, StatusCode, header, response};
+use http::{HeaderMap, StatusCode, Uri, header, response};
 use http_body::SizeHint;
 use tokio::time::Instant;
 
@@ -50,6 +50,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) is_of_uncached_method: bool,
     /// The host that the request is for.
     pub(crate) origin: Option<String>,
+    /// The target of the request, as the client sent it.
+    pub(crate) uri: &'a Uri,
 }
 
 impl Candidate<'_> {
@@ -164,6 +166,9 @@ impl Policy {
         let content_length = content_length(headers)?;
         if let Some(reason) = stream(headers, content_length, candidate.body) {
             return Err(reason);
+        }
+        if leads_to_itself(&candidate) {
+            return Err(Reason::RedirectToSelf);
         }
         let length = content_length
             .or(candidate.body.exact())
@@ -301,6 +306,22 @@ fn share_only(candidate: &Candidate<'_>) -> Option<Reason> {
     asked_for
         .map(|_| Reason::DoNotStore)
         .or(stale.map(|_| Reason::StaleInside))
+}
+
+/// Whether a response is a redirect to what its request is for, as far as that is in the key: to another scheme, to a host or a
+/// parameter that the key leaves out. Who follows it would be answered with it again, and never come to an end.
+fn leads_to_itself(candidate: &Candidate<'_>) -> bool {
+    let response = candidate.response;
+    if !response.status.is_redirection() {
+        return false;
+    }
+    let headers = candidate.headers_as_asked;
+    let mut locations = response.headers.get_all(header::LOCATION).iter();
+    locations.any(|location| {
+        candidate
+            .selection
+            .leads_to_target(location.as_bytes(), candidate.uri, headers)
+    })
 }
 
 /// RFC 9110 §8.6: one number. Several, or anything else, is a message whose end nobody knows.

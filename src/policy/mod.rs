@@ -5,6 +5,7 @@ mod directives;
 mod groups;
 mod judge;
 mod part;
+mod response_credentials;
 mod shape;
 mod stream;
 mod tag_header;
@@ -59,6 +60,8 @@ pub(crate) struct Policy {
     pub(crate) response_directives: ResponseDirectives,
     pub(crate) credentials: Credentials,
     pub(crate) set_cookie: SetCookie,
+    /// The headers with credentials that do not keep a response from being shared.
+    pub(crate) share_despite: Vec<HeaderName>,
     pub(crate) heuristics: Heuristics,
     /// The fields that speak to this cache in particular, in the order in which they count.
     pub(crate) targets: Vec<HeaderName>,
@@ -121,6 +124,7 @@ impl Default for Policy {
             response_directives: ResponseDirectives::default(),
             credentials: Credentials::default(),
             set_cookie: SetCookie::default(),
+            share_despite: Vec::new(),
             heuristics: Heuristics::default(),
             targets: Vec::new(),
             stale_despite_s_maxage: false,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode, header};
 
-use super::{Candidate, Policy, ResponseDirectives, SetCookie, is_partial};
+use super::{Candidate, Policy, ResponseDirectives, SetCookie, is_partial, response_credentials};
 use crate::{
     entry::Grace,
     field::{self, Qualified, ResponseControl},
@@ -50,6 +50,11 @@ impl Policy {
                 SetCookie::Strip => terms.without.push(header::SET_COOKIE),
                 SetCookie::Store => {}
             }
+        }
+        let is_shared =
+            |name: &HeaderName| self.share_despite.contains(name) || terms.without.contains(name);
+        if let Some(reason) = response_credentials::of(&candidate.response.headers, is_shared) {
+            return Err(reason);
         }
         Ok(terms)
     }

@@ -31,6 +31,7 @@ fn judged(policy: &Policy, response: Response<Tags>, identity: Identity) -> Verd
         is_post: false,
         is_of_uncached_method: false,
         origin: None,
+        uri: &http::Uri::default(),
     })
 }
 

@@ -198,7 +198,7 @@ where
         return ResponseFuture::pass(inner, request, config, reason);
     };
     let purges = &config.shared.purges;
-    let key = layered.keys.key_of(&request.0);
+    let key = layered.keys.purge_form_of(&request.0);
     let key = key.iter().map(|key| purges.hash_key(key));
     // An unsafe request purges its own target, and not what is made of its response.
     let is_safe = config.policy.is_safe(&request.0.method);

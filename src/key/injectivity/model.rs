@@ -23,8 +23,8 @@ type Forwarded = (Vec<Pair>, Vec<usize>);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) method: String,
-    /// Scheme, authority, and the lines of `Host`; none if they are left out.
-    origin: Option<(Option<String>, Option<Vec<u8>>, Lines)>,
+    /// The scheme, where that counts, and the one authority; none if they are left out.
+    origin: Option<(Option<String>, Option<Vec<u8>>)>,
     pub(super) path: String,
     /// The path and query as they were before a router changed them, if it has.
     original: (Option<String>, Option<Option<String>>),
@@ -72,6 +72,10 @@ pub(super) fn told(spec: &Spec, request: &Whole, shown: &HeaderMap) -> Result<To
     let (headers, extensions) = (&request.parts.headers, &request.parts.extensions);
     let method = &request.parts.method;
     let uri = &request.parts.uri;
+    let origin = match spec.ignore_authority {
+        true => None,
+        false => Some(origin(spec, &request.parts)?),
+    };
     let part = lines(headers, "x-part").into_iter().next();
     let tenant = found(spec.tenant, extensions.get::<Tenant>().cloned())?;
     let marker = found(spec.marker, extensions.get::<Marker>().cloned())?;
@@ -80,17 +84,20 @@ pub(super) fn told(spec: &Spec, request: &Whole, shown: &HeaderMap) -> Result<To
     if OVERRIDES.iter().any(|name| headers.contains_key(*name)) {
         return Err(Some(Reason::Override));
     }
-    let forwarded = forwarded(headers).ok_or(Some(Reason::Forwarded))?;
+    let forwarded = match spec.ignore_forwarded {
+        true => Forwarded::default(),
+        false => forwarded(headers).ok_or(Some(Reason::Forwarded))?,
+    };
     let names = spec.header_names().into_iter();
     Ok(Told {
         method: match *method {
             Method::HEAD => "GET".to_owned(),
             _ => method.to_string(),
         },
-        origin: (!spec.ignore_authority).then(|| origin(&request.parts)),
+        origin,
         path: uri.path().to_owned(),
         original: original(&request.parts),
-        proxies: proxies(headers),
+        proxies: proxies(spec, headers),
         forwarded,
         query: query(&spec.query, uri.query()),
         headers: names.map(|name| (name, lines(shown, name))).collect(),
@@ -130,22 +137,45 @@ fn lines(headers: &HeaderMap, name: &str) -> Lines {
     lines.map(|line| line.as_bytes().to_vec()).collect()
 }
 
-fn origin(parts: &Parts) -> (Option<String>, Option<Vec<u8>>, Lines) {
-    // The case of a host does not matter, that of what stands before an `@` does.
-    let folded = |host: Vec<u8>| {
-        if host.contains(&b'@') {
-            host
-        } else {
-            host.to_ascii_lowercase()
-        }
+/// The scheme, if it counts, and the one authority that the request names, by its URI or else by `Host`.
+fn origin(spec: &Spec, parts: &Parts) -> Result<(Option<String>, Option<Vec<u8>>), Refusal> {
+    let scheme = parts.uri.scheme_str().or(spec.assumed_scheme());
+    let mut named = lines(&parts.headers, "host");
+    named.extend(parts.uri.authority().map(|host| host.as_str().into()));
+    let is_plain = |host: &Vec<u8>| !host.contains(&b'@');
+    let alike: BTreeSet<_> = named
+        .iter()
+        .map(|host| host_and_port(host, scheme))
+        .collect();
+    if alike.len() > 1 || !named.iter().all(is_plain) {
+        return Err(Some(Reason::Authority));
+    }
+    let is_http = |scheme: &str| scheme == "http" || scheme == "https";
+    let scheme = scheme.filter(|scheme| spec.keys_scheme || !is_http(scheme));
+    Ok((scheme.map(str::to_lowercase), alike.into_iter().next()))
+}
+
+/// In lower case, and without the port where that is empty or the default of the scheme; of either scheme, if nobody knows it.
+fn host_and_port(authority: &[u8], scheme: Option<&str>) -> Vec<u8> {
+    let lower = authority.to_ascii_lowercase();
+    let Some(colon) = lower.iter().rposition(|b| *b == b':') else {
+        return lower;
     };
-    let hosts = lines(&parts.headers, "host").into_iter().map(folded);
-    let authority = parts.uri.authority();
-    (
-        parts.uri.scheme_str().map(str::to_owned),
-        authority.map(|authority| folded(authority.as_str().into())),
-        hosts.collect(),
-    )
+    let (host, port) = (&lower[..colon], &lower[colon + 1..]);
+    let is_address = host.starts_with(b"[") && host.ends_with(b"]");
+    let is_host = is_address || (!host.is_empty() && !host.contains(&b':'));
+    let says_nothing = match scheme {
+        _ if port.is_empty() => true,
+        None => port == b"80" || port == b"443",
+        Some("http") => port == b"80",
+        Some("https") => port == b"443",
+        Some(_) => false,
+    };
+    if is_host && says_nothing {
+        host.to_vec()
+    } else {
+        lower
+    }
 }
 
 #[cfg(feature = "axum")]
@@ -165,9 +195,18 @@ fn original(_: &Parts) -> (Option<String>, Option<Option<String>>) {
     (None, None)
 }
 
-/// All that proxies say of the target, but for the client's own address, and `Forwarded`.
-fn proxies(headers: &HeaderMap) -> BTreeMap<String, Lines> {
-    let others = [
+/// What proxies say of the target, but for `Forwarded`.
+fn proxies(spec: &Spec, headers: &HeaderMap) -> BTreeMap<String, Lines> {
+    let known = [
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-scheme",
+        "x-forwarded-ssl",
+        "x-forwarded-uri",
+        "x-forwarded-path",
+        "x-forwarded-server-port",
         "x-original-host",
         "x-host",
         "x-url-scheme",
@@ -182,8 +221,7 @@ fn proxies(headers: &HeaderMap) -> BTreeMap<String, Lines> {
     ];
     let mut told = BTreeMap::new();
     for name in headers.keys().map(|name| name.as_str()) {
-        let forwarded = name.starts_with("x-forwarded-") && name != "x-forwarded-for";
-        if forwarded || others.contains(&name) {
+        if known.contains(&name) && !spec.ignore_forwarded {
             told.insert(name.to_owned(), lines(headers, name));
         }
     }

@@ -111,7 +111,7 @@ enum Tree {
 
 const METHODS: [&str; 5] = ["GET", "GET", "HEAD", "POST", "get"];
 const SCHEMES: [&str; 3] = ["http", "https", "ftp"];
-const AUTHORITIES: [&str; 6] = ["a", "A", "a:80", "u@a", "U@a", "b"];
+const AUTHORITIES: [&str; 8] = ["a", "A", "a:80", "a", "a:443", "u@a", "a:81", "b"];
 const PATHS: [&str; 6] = ["/", "/a", "/%61", "/a/", "/a//b", "/A"];
 const PIECES: [&str; 26] = [
     "a=1", "a=2", "b=1", "a", "a=", "aa=1", "ab=1", "b", "c=1", "utm_x=1", "utm_y=2", "%61=1",
@@ -120,7 +120,7 @@ const PIECES: [&str; 26] = [
 ];
 /// Among them some that look like what a key is made of: a tag, a length, a value.
 const TEXTS: [&str; 8] = ["", "a", "b", "ab", "\0", "\0\u{1}b", "a\0\u{1}b", "\0\0"];
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 22] = [
     "host",
     "cookie",
     "accept-encoding",
@@ -131,6 +131,8 @@ const NAMES: [&str; 20] = [
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-forwarded-for",
+    "x-forwarded-server",
+    "x-forwarded-server-port",
     "content-type",
     "content-encoding",
     "traceparent",
@@ -142,7 +144,9 @@ const NAMES: [&str; 20] = [
     "x-forwarded-",
     "x-rewrite-url",
 ];
-const HOSTS: [&str; 5] = ["a", "A", "b", "u@A", "a:80"];
+const HOSTS: [&str; 9] = [
+    "a", "A", "b", "u@A", "a:80", "a:443", "a:", "[::1]:80", "a:80:80",
+];
 const COOKIES: [&str; 16] = [
     "a=1",
     "a=2",

@@ -19,6 +19,11 @@ pub(super) struct Spec {
     /// A closure that finds the first line of `x-part`.
     pub(super) part: Wanted,
     pub(super) ignore_authority: bool,
+    pub(super) ignore_forwarded: bool,
+    /// Whether responses decide.
+    pub(super) keys_scheme: bool,
+    /// What is said of requests that do not tell their scheme.
+    pub(super) scheme: Option<&'static str>,
     pub(super) seal: Option<Sealed>,
     pub(super) body: Option<Content>,
 }
@@ -132,13 +137,28 @@ impl Spec {
             marker: Wanted::any(choices),
             part: Wanted::any(choices),
             ignore_authority: choices.one_in(4),
+            ignore_forwarded: choices.one_in(8),
+            keys_scheme: choices.one_in(4),
+            scheme: choices.of(&[None, None, Some("http"), Some("https")]),
             seal: choices.one_in(2).then(|| sealed(choices)),
             body: choices.one_in(3).then(|| choices.of(CONTENTS)),
         }
     }
 
+    /// The scheme of a request that does not tell it. `None` if it may be either.
+    pub(super) fn assumed_scheme(&self) -> Option<&'static str> {
+        self.scheme.or(self.keys_scheme.then_some("http"))
+    }
+
     /// As an application would say it.
     pub(super) fn build(&self) -> (Selection, Option<Body>) {
+        let (mut selection, body) = self.chosen_parts();
+        let scheme = self.scheme.map(|scheme| scheme.parse().expect("a scheme"));
+        selection.set_scheme(scheme, self.keys_scheme);
+        (selection, body)
+    }
+
+    fn chosen_parts(&self) -> (Selection, Option<Body>) {
         let Some(content) = self.body else {
             return (self.chosen(Key::new()).into_parts().0, None);
         };
@@ -170,6 +190,9 @@ impl Spec {
         }
         if self.ignore_authority {
             key = key.ignore_authority();
+        }
+        if self.ignore_forwarded {
+            key = key.ignore_forwarded();
         }
         if let Some(seal) = &self.seal {
             key = if seal.query {
