@@ -649,8 +649,14 @@ const OVERRIDES: [&str; 2] = ["x-http-method-override", "x-original-url"];
 
 fn tells_target(name: &HeaderName) -> bool {
     let name = name.as_str();
-    (name.starts_with("x-forwarded-") && name != "x-forwarded-for")
-        || ["x-scheme", "x-original-host"].contains(&name)
+    [
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-forwarded-prefix",
+        "x-scheme",
+        "x-original-host",
+    ]
+    .contains(&name)
 }
 
 /// Name and value of each parameter, the name decoded, as most read a query.
@@ -829,6 +835,23 @@ fn folded(host: &[u8]) -> Vec<u8> {
     }
 }
 
+/// What a request says of the host that it is for: the URI first. No target here has a default port.
+fn hosts(parts: &Parts) -> Vec<Vec<u8>> {
+    let of_uri = parts.uri.authority();
+    let of_uri = of_uri.map(|authority| authority.as_str().as_bytes());
+    let lines = parts.headers.get_all(header::HOST).iter();
+    let all = of_uri.into_iter().chain(lines.map(HeaderValue::as_bytes));
+    all.map(folded).collect()
+}
+
+/// Whether nobody can tell which host a request is for.
+fn is_for_two_hosts(parts: &Parts) -> bool {
+    let hosts = hosts(parts);
+    hosts
+        .iter()
+        .any(|host| *host != hosts[0] || host.contains(&b'@'))
+}
+
 /// The target as the client sent it, where a router has changed it.
 #[cfg(feature = "axum")]
 fn original(parts: &Parts) -> &Uri {
@@ -859,14 +882,11 @@ fn put_target(spec: &Spec, parts: &Parts, listing: &mut Vec<u8>) {
         );
     }
     if !spec.ignores_authority {
-        put(listing, "scheme", uri.scheme_str().map(str::as_bytes));
-        let authority = uri
-            .authority()
-            .map(|authority| folded(authority.as_str().as_bytes()));
-        put(listing, "authority", authority.as_deref());
-        for host in headers.get_all(header::HOST) {
-            put(listing, "host", Some(&folded(host.as_bytes())));
-        }
+        put(
+            listing,
+            "authority",
+            hosts(parts).first().map(Vec::as_slice),
+        );
     }
     let mut told: Vec<_> = headers
         .iter()
@@ -982,6 +1002,7 @@ fn passes_by(spec: &Spec, asker: &Asker) -> bool {
         "x-api-key",
         "remote-user",
         "x-auth-request-email",
+        "x-forwarded-user",
     ];
     let other_cookies = || {
         let mut all = cookies(headers).into_iter();
@@ -997,6 +1018,7 @@ fn passes_by(spec: &Spec, asker: &Asker) -> bool {
         || OVERRIDES.iter().any(|name| headers.contains_key(*name))
         || (spec.user == Some(true) && asker.parts.extensions.get::<User>().is_none())
         || (spec.tenant && !headers.contains_key("x-tenant"))
+        || (!spec.ignores_authority && is_for_two_hosts(&asker.parts))
         || (!spec.sealed && says_who())
         || (spec.sealed && has_unkeyed_user())
 }
@@ -1081,15 +1103,8 @@ fn shown_targets(spec: &Spec, parts: &Parts, is_asked: bool) -> Vec<u8> {
             .query()
             .is_some_and(|query| is_doubtful(spec, query));
     for uri in [&parts.uri, original(parts)] {
-        let without_authority = is_asked && spec.sealed && spec.ignores_authority;
-        let scheme = uri.scheme_str().filter(|_| !without_authority);
-        put(&mut listing, "scheme", scheme.map(str::as_bytes));
-        let authority = uri.authority().filter(|_| !without_authority);
-        let authority = authority.map(|authority| match authority.as_str().as_bytes() {
-            bytes if is_asked && spec.sealed => folded(bytes),
-            bytes => bytes.to_vec(),
-        });
-        put(&mut listing, "authority", authority.as_deref());
+        // Whether the target has the absolute form, and with it a scheme, is no more in the key than the version of HTTP; the
+        // authority is, and is listed with the headers.
         put(&mut listing, "path", Some(uri.path().as_bytes()));
         // Where the original query is another one, it is in the key as a whole.
         if is_sealed && uri.query() == parts.uri.query() {
@@ -1164,7 +1179,8 @@ impl Given {
 
     /// The request has no key, or is none that the cache answers.
     fn has_passed_by(&self) -> bool {
-        const WITHOUT_A_KEY: [Reason; 11] = [
+        const WITHOUT_A_KEY: [Reason; 12] = [
+            Reason::Authority,
             Reason::Method,
             Reason::Upgrade,
             Reason::RequestBody,

@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
 use tower_response_cache::{
     CacheHandle, CacheLayer, CacheLayerBuilder, CacheStatus, FillMode, Key, Purge, Refreshable,
-    RefreshableCache, RefreshableLayer, Tag, Tags, WarmProgress, key, scope,
+    RefreshableCache, RefreshableLayer, Tag, Tags, Warmed, key, scope,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -1162,8 +1162,8 @@ async fn it_tells_how_far_it_is_one_by_one() {
         if as_stream {
             assert_eq!(futures_util::Stream::size_hint(&warming), (10, Some(10)));
             while let Some(progress) = StreamExt::next(&mut warming).await {
-                told.push(progress);
                 let left = 10 - progress.done;
+                told.push(progress);
                 assert_eq!(
                     futures_util::Stream::size_hint(&warming),
                     (left, Some(left))
@@ -1185,7 +1185,7 @@ async fn it_tells_how_far_it_is_one_by_one() {
     }
     let (cache, handle, _) = cached(builder());
     let nothing = handle.warm(cache, requests(&[])).finish().await;
-    assert_eq!(nothing, WarmProgress::default());
+    assert_eq!(nothing, Warmed::default());
 }
 
 // Invariant 57.

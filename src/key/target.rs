@@ -193,10 +193,10 @@ pub(super) fn show_authority(
         // Where there are several, they are the same one.
         parts.headers.insert(header::HOST, line);
     }
-    parts.uri = uri_with_authority(&parts.uri, &shown);
+    parts.uri = uri_with_authority(&parts.uri, shown);
     #[cfg(feature = "axum")]
     if let Some(original) = parts.extensions.get_mut::<axum::extract::OriginalUri>() {
-        original.0 = uri_with_authority(&original.0, &shown);
+        original.0 = uri_with_authority(&original.0, shown);
     }
 }
 
