@@ -167,9 +167,6 @@ impl Policy {
         if let Some(reason) = stream(headers, content_length, candidate.body) {
             return Err(reason);
         }
-        if leads_to_itself(&candidate) {
-            return Err(Reason::RedirectToSelf);
-        }
         let length = content_length
             .or(candidate.body.exact())
             .unwrap_or_else(|| candidate.body.lower());
@@ -310,7 +307,7 @@ fn share_only(candidate: &Candidate<'_>) -> Option<Reason> {
 
 /// Whether a response is a redirect to what its request is for, as far as that is in the key: to another scheme, to a host or a
 /// parameter that the key leaves out. Who follows it would be answered with it again, and never come to an end.
-fn leads_to_itself(candidate: &Candidate<'_>) -> bool {
+pub(super) fn leads_to_itself(candidate: &Candidate<'_>) -> bool {
     let response = candidate.response;
     if !response.status.is_redirection() {
         return false;

@@ -53,6 +53,9 @@ impl Policy {
         }
         let is_shared =
             |name: &HeaderName| self.share_despite.contains(name) || terms.without.contains(name);
+        if leads_to_itself(candidate) {
+            return Err(Reason::RedirectToSelf);
+        }
         if let Some(reason) = response_credentials::of(&candidate.response.headers, is_shared) {
             return Err(reason);
         }
