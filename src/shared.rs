@@ -19,8 +19,8 @@ use tokio::{
 use crate::{
     clock::before,
     entry::Head,
-    events::{self, Limit},
     error::HostError,
+    events::{self, Limit},
     explanation::Explanation,
     flight::Flights,
     reasons::ReasonCounters,

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode, header};
 
-use super::{Candidate, Policy, ResponseDirectives, SetCookie, is_partial, response_credentials};
+use super::{
+    Candidate, Policy, ResponseDirectives, SetCookie, is_partial, judge::leads_to_itself,
+    response_credentials,
+};
 use crate::{
     entry::Grace,
     field::{self, Qualified, ResponseControl},
