@@ -44,7 +44,8 @@ fn says(answer: &Answer, reason: Reason) {
     assert!(!answer.is_hit() && !answer.cache().is_stored());
     let told = answer.header("cache-status").unwrap();
     assert!(
-        told.ends_with(&format!("; detail={}", reason.as_str())),
+        told.ends_with(&format!("; detail={}", reason.as_str()))
+            || told.contains(&format!("; detail=\"{}: ", reason.as_str())),
         "{told}"
     );
     assert!(
@@ -771,7 +772,7 @@ async fn an_answer_with_too_many_tags_or_too_long_a_tag_is_never_stored() {
             response
         })
     };
-    let many = tagged(tags(257));
+    let many = tagged(tags(1025));
     never_stored(
         &default_cache(&many),
         &many,
@@ -840,10 +841,10 @@ async fn a_hit_tells_its_age_and_is_gone_exactly_at_its_end() {
     assert_eq!(last.cache().ttl(), Some(Duration::from_millis(1)));
     advance(Duration::from_millis(1)).await;
     let after = send(&cache, get("/")).await;
-    assert_eq!(
-        after.header("cache-status"),
-        Some("tower-response-cache; fwd=stale; stored")
-    );
+    // The background sweep may have removed it already.
+    let forward = after.cache().forward();
+    assert!(matches!(forward, Some(Forward::Stale | Forward::UriMiss)));
+    assert!(after.cache().is_stored());
     assert_eq!(after.text(), "2");
 }
 

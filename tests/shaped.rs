@@ -1346,6 +1346,8 @@ async fn clients_of_a_real_server_get_parts_and_304s_of_what_is_stored_and_of_wh
             let mut ask = row.map_or_else(|| get("/"), |row| row.asking(Hit));
             *ask.method_mut() = method.parse().unwrap();
             *ask.uri_mut() = uri.parse().unwrap();
+            // The client names the host of the URI.
+            ask.headers_mut().remove("host");
             let response = within(client.request(ask)).await.unwrap();
             support::Answer::of(response).await
         };

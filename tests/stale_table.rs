@@ -140,6 +140,7 @@ impl World {
             .ttl(TTL)
             .stale_while_revalidate(WHILE_REVALIDATE)
             .stale_if_error(IF_ERROR)
+            .keep_for_revalidation(IF_ERROR * 10)
             .wait_timeout(WAIT)
             .fill_timeout(FILL)
             .build();
