@@ -107,6 +107,55 @@ fn calls_outside_any_request_are_counted_and_others_are_not() {
     in_a_process_of_its_own("scopes::process_that_counts");
 }
 
+/// Hits, misses, and all that bypass the cache.
+async fn requests_of_all_kinds(handle: &CacheHandle) {
+    let origin = Origin::later(|request| async move {
+        tag_by(request.headers()["x-way"].to_str().unwrap()).await;
+        scope::tag(T);
+        let (chunks, body) = streamed();
+        scope::spawn(async move { chunks.end_with("x") });
+        Response::new(body)
+    });
+    let cache = CacheLayer::builder().handle(handle).build().layer(origin);
+    for way in WAYS {
+        for method in ["GET", "POST", "HEAD", "PUT"] {
+            for (name, value) in [
+                ("x-none", "1"),
+                ("cookie", "a=1"),
+                ("authorization", "1"),
+                ("range", "bytes=0-1"),
+            ] {
+                let request = crate::common::request(method, "/");
+                let request = with(with(request, name, value), "x-way", way);
+                send(&cache, request).await;
+            }
+        }
+    }
+    handle.shutdown(Duration::from_secs(1)).await;
+    send(&cache, with(get("/other"), "x-way", "scope::spawn")).await;
+}
+
+/// Code in the body of a request that bypasses the cache.
+async fn body_of_a_bypass() {
+    let origin = Origin::new(|_| {
+        let frames = tokio_stream::iter([(); 3]);
+        let frames = tokio_stream::StreamExt::map(frames, |()| {
+            scope::tag(T);
+            Ok::<_, crate::common::Broken>(http_body::Frame::data("x".into()))
+        });
+        Response::new(crate::common::boxed(http_body_util::StreamBody::new(
+            frames,
+        )))
+    });
+    let cache = CacheLayer::builder().build().layer(origin);
+    assert_eq!(
+        send(&cache, crate::common::request("POST", "/"))
+            .await
+            .text(),
+        "xxx"
+    );
+}
+
 // Invariant 68.
 #[tokio::test]
 #[ignore = "run by the test above, in a process of its own"]
@@ -139,51 +188,9 @@ async fn process_that_counts() {
     CacheScope::default().tag(T);
     assert_eq!(noticed(), 7);
 
-    // Requests: hits, misses, and all that bypass the cache.
-    let origin = Origin::later(|request| async move {
-        tag_by(request.headers()["x-way"].to_str().unwrap()).await;
-        scope::tag(T);
-        let (chunks, body) = streamed();
-        scope::spawn(async move { chunks.end_with("x") });
-        Response::new(body)
-    });
-    let cache = CacheLayer::builder().handle(&handle).build().layer(origin);
-    for way in WAYS {
-        for method in ["GET", "POST", "HEAD", "PUT"] {
-            for (name, value) in [
-                ("x-none", "1"),
-                ("cookie", "a=1"),
-                ("authorization", "1"),
-                ("range", "bytes=0-1"),
-            ] {
-                let request = crate::common::request(method, "/");
-                let request = with(with(request, name, value), "x-way", way);
-                send(&cache, request).await;
-            }
-        }
-    }
-    handle.shutdown(Duration::from_secs(1)).await;
-    send(&cache, with(get("/other"), "x-way", "scope::spawn")).await;
+    requests_of_all_kinds(&handle).await;
     assert_eq!(noticed(), 7);
-
-    // The body of a request that bypasses the cache.
-    let origin = Origin::new(|_| {
-        let frames = tokio_stream::iter([(); 3]);
-        let frames = tokio_stream::StreamExt::map(frames, |()| {
-            scope::tag(T);
-            Ok::<_, crate::common::Broken>(http_body::Frame::data("x".into()))
-        });
-        Response::new(crate::common::boxed(http_body_util::StreamBody::new(
-            frames,
-        )))
-    });
-    let cache = CacheLayer::builder().build().layer(origin);
-    assert_eq!(
-        send(&cache, crate::common::request("POST", "/"))
-            .await
-            .text(),
-        "xxx"
-    );
+    body_of_a_bypass().await;
     assert_eq!(noticed(), 7);
     lost_in_a_spawned_task(&handle).await;
     assert_eq!(

@@ -65,6 +65,7 @@ async fn greet(
 }
 
 /// Where a sealed cache may stand among routers and layers of axum and tower-http, each with a path.
+#[expect(clippy::too_many_lines, reason = "a list of layouts")]
 fn layouts() -> Vec<(&'static str, Router, &'static str)> {
     let cached = |path: &str| Router::new().route(path, get(greet)).layer(sealed());
     let request_id =

@@ -67,14 +67,13 @@ async fn followers_share_a_response_that_is_refused() {
             async move {
                 gate.pass().await;
                 let whole = ok(FAILED);
-                let parts = whole.map(|body| {
+                whole.map(|body| {
                     if length_is_known {
                         body
                     } else {
                         chunked(&[FAILED], None)
                     }
-                });
-                parts
+                })
             }
         });
         let layer = CacheLayer::builder().store_if(is_good).build();
@@ -99,7 +98,8 @@ async fn followers_share_a_response_that_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn it_sees_the_head_as_it_came_and_the_complete_body_once() {
-    let seen: Arc<Mutex<Vec<(response::Parts, Vec<u8>)>>> = Arc::default();
+    type Seen = Vec<(response::Parts, Vec<u8>)>;
+    let seen: Arc<Mutex<Seen>> = Arc::default();
     let notes = seen.clone();
     let origin = Origin::new(|_| {
         let lines = [("surrogate-key", "a b"), ("x-request-id", "7")];
@@ -352,7 +352,8 @@ mod recipes {
     // Invariant 70.
     #[tokio::test(start_paused = true)]
     async fn a_failure_inside_a_200_is_not_stored() {
-        let rows: [(fn(&response::Parts, &[u8]) -> bool, &str, bool); 8] = [
+        type Recipe = fn(&response::Parts, &[u8]) -> bool;
+        let rows: [(Recipe, &str, bool); 8] = [
             (graphql, r#"{"data":{"likes":1}}"#, true),
             (
                 graphql,
