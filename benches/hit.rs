@@ -165,7 +165,7 @@ fn passed_by<'a>(origin: &(impl Origin + 'a)) -> Vec<Case<'a>> {
 
 /// A hit that has to be compared with a purge that came since the last one.
 fn after_a_purge<'a>(name: &'static str, tags: usize, origin: &(impl Origin + 'a)) -> Case<'a> {
-    let layer = mute(CacheLayer::builder()).request_tags(move |_| {
+    let layer = mute(CacheLayer::builder()).tag_requests(move |_| {
         let tags = (0..tags).map(|tag| Tag::from(format!("item:{tag}")));
         tags.collect::<Tags>()
     });

@@ -550,10 +550,7 @@ async fn drop_a_call_while_its_message_comes_in(case: Case) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_grpc_call_may_be_dropped_while_its_message_comes_in() {
     let mut scenarios = 0;
-    for case in sampled(Case::all(&[1, 2, 8], &[0, 1, 2]))
-        .into_iter()
-        .filter(|case| case.length_known)
-    {
+    for case in sampled(Case::all(&[1, 2, 8], &[0, 1, 2])).filter(|case| case.length_known) {
         scenarios += for_every_poll(case, drop_a_call_while_its_message_comes_in).await;
     }
     assert!(scenarios >= 1_750 / stride(), "{scenarios}");
