@@ -599,6 +599,97 @@ async fn a_purge_of_a_parts_request_or_target_purges_the_page() {
     }
 }
 
+/// When an unsafe request to the target of a part is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    WhileThePartIsMade,
+    WhileThePageIsMade,
+    WhenThePageIsStored,
+}
+
+// Invariants 36, 61, 64: the part's target is among those that unsafe requests mark, from before its handler runs until the last page
+// that is made of it is gone.
+#[tokio::test]
+async fn an_unsafe_request_to_a_part_reaches_every_page_that_is_made_of_it() {
+    let ways = WAYS
+        .into_iter()
+        .filter(|way| !["by POST", "in a cache that shuts down"].contains(way));
+    for way in ways {
+        for answered in [
+            Answered::WhileThePartIsMade,
+            Answered::WhileThePageIsMade,
+            Answered::WhenThePageIsStored,
+        ] {
+            let case = format!("{way}, {answered:?}");
+            let places = 100 - 99 * usize::from(way == "without a place among the fills");
+            let places = NonZeroUsize::new(places).unwrap();
+            let handle = CacheHandle::builder().max_concurrent_fills(places).build();
+            let (gate, elsewhere) = (Gate::new(), Gate::new());
+            let version = Arc::new(AtomicUsize::new(0));
+            let gates = (gate.clone(), elsewhere.clone());
+            let part = pages_layer(&handle)
+                .build()
+                .layer(Origin::later(move |request| {
+                    let is_change = request.method() == "PUT";
+                    let version = version.fetch_add(usize::from(is_change), SeqCst);
+                    let (gate, elsewhere) = gates.clone();
+                    async move {
+                        if request.headers().contains_key("x-elsewhere") {
+                            elsewhere.pass().await;
+                        } else if answered == Answered::WhileThePartIsMade && !is_change {
+                            gate.pass().await;
+                        }
+                        let response = with(ok("part"), "cache-control", "public");
+                        with(response, "x-nth", &version.to_string())
+                    }
+                }));
+            if way == "in flight elsewhere" {
+                let (part, slow) = (part.clone(), with(get("/part"), "x-elsewhere", "1"));
+                tokio::spawn(async move { send(&part, slow).await });
+                elsewhere.arrival().await;
+            }
+            let (asked, passed) = (part.clone(), gate.clone());
+            let inner = pages_layer(&handle).build().layer(Origin::later(move |_| {
+                let (asked, gate) = (asked.clone(), passed.clone());
+                async move {
+                    let text = text_of(&asked, part_request(way)).await;
+                    if answered == Answered::WhileThePageIsMade {
+                        gate.pass().await;
+                    }
+                    ok(text)
+                }
+            }));
+            let outer = pages_layer(&handle).build().layer(Origin::later(move |_| {
+                let inner = inner.clone();
+                async move { ok(send(&inner, get("/inner")).await.text().to_owned()) }
+            }));
+            let ask = || {
+                let outer = outer.clone();
+                tokio::spawn(async move { send(&outer, get("/outer")).await.text().to_owned() })
+            };
+            let first = ask();
+            if answered == Answered::WhenThePageIsStored {
+                until(|| first.is_finished()).await;
+                assert!(send(&outer, get("/outer")).await.is_hit(), "{case}");
+            } else {
+                gate.arrival().await;
+            }
+            let change = part_request(way);
+            let change = request("PUT", &change.uri().to_string());
+            assert_eq!(send(&part, change).await.text(), "part", "{case}");
+            // It comes while the first one is in flight, and may not have what that gets.
+            let second = ask();
+            settle().await;
+            gate.open();
+            assert!(first.await.unwrap().starts_with("0 "), "{case}");
+            assert!(second.await.unwrap().starts_with("1 "), "{case}");
+            let third = ask().await.unwrap();
+            assert!(third.starts_with("1 "), "{case}");
+            elsewhere.open();
+        }
+    }
+}
+
 // Invariant 61: through a page that is itself a part.
 #[tokio::test]
 async fn a_page_has_the_tags_of_the_parts_of_its_parts() {
