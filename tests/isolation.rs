@@ -27,12 +27,12 @@ use common::{Body, Origin, Random, boxed, chunked, full, within};
 use futures_util::future::join_all;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
-    request::Parts,
+    request::Parts, uri,
 };
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
-    Cache, CacheHandle, CacheLayer, CacheStatus, FillMode, Forward, Key, Reason,
+    Cache, CacheHandle, CacheLayer, CacheLayerBuilder, CacheStatus, FillMode, Forward, Key, Reason,
     key::{KeyValue, KeyWriter, Normalize},
 };
 
@@ -63,7 +63,12 @@ const CARRIERS: &str = "
     x-api-key: key-@ / key-@|EMPTY
     x-forwarded-user: @
     remote-user: @
-    x-auth-request-email: @@example.org";
+    x-auth-request-email: @@example.org
+    x-vault-token: @
+    x_auth_token: @
+    x-hasura-role: @
+    x-consumer-custom-id: @
+    dpop: @";
 
 /// What else is said. `~` stands for a byte that is no text.
 const SAID: &str = "
@@ -91,7 +96,14 @@ const SAID: &str = "
     forwarded: host=a.example / for=10.0.0.1;host=a.example / for=10.0.0.1, host=a.example / for=10.0.0.1|host=a.example
     forwarded: HOST=\"a.example\";Proto=https / for=10.0.0.1 / for=\"[::1]:80\";proto=http / proto=http;by=10.0.0.2
     forwarded: for=\"x\\\"\" / nonsense / for=\"x;host=evil.example\" / for=\"x,host=evil.example\";host=a.example / EMPTY
-    forwarded: host=a.example, host=evil.example / host=a.example,for=10.0.0.1 / ,host=a.example / host=\"a;b,c\"";
+    forwarded: host=a.example, host=evil.example / host=a.example,for=10.0.0.1 / ,host=a.example / host=\"a;b,c\"
+    x-forwarded-port: 443 / 8443
+    x-forwarded-server: proxy1 / proxy2
+    x-csrf-token: c1 / c2
+    hx-request: true / 1
+    hx-target: main / main|side / EMPTY / LONG
+    turbo-frame: main / side
+    x-requested-with: XMLHttpRequest / xmlhttprequest / com.example.app / com.example.app|XMLHttpRequest";
 
 /// What is said seldom.
 const SELDOM: &str = "
@@ -101,7 +113,18 @@ const SELDOM: &str = "
     x-scheme: https
     x-original-host: a.example / evil.example
     if-modified-since: Sun, 06 Nov 1994 08:49:37 GMT
-    x-forwarded-prefix: /shop";
+    x-forwarded-prefix: /shop
+    x-forwarded-scheme: https
+    x-forwarded-ssl: on
+    x-forwarded-uri: /plain/2
+    x-forwarded-path: /plain/2
+    x-forwarded-server-port: 8443
+    x-forwarded-tls-version: 1.3
+    x-host: a.example
+    x-script-name: /shop
+    x-rewrite-url: /plain/2
+    x-up-target: main / side
+    x-inertia: true / 1";
 
 const PATHS: &str = "
     /plain/1 /plain/2 /plain/3 /plain/%31 /plain//1 /Plain/1 /public /s-maxage /must-revalidate /private /no-store
@@ -115,7 +138,7 @@ const PIECES: &str = "
     utm%5Fsource=z fbclid[]=1 q=a%2Bb";
 
 /// What stands before the path, with the host line.
-const TARGETS: [(&str, &str); 9] = [
+const TARGETS: [(&str, &str); 14] = [
     ("", "shop.example"),
     ("", "shop.example"),
     ("", "SHOP.example"),
@@ -125,6 +148,11 @@ const TARGETS: [(&str, &str); 9] = [
     ("http://SHOP.example", "shop.example"),
     ("http://shop.example", ""),
     ("http://me@shop.example", "shop.example"),
+    ("", "shop.example:80"),
+    ("", "Shop.example:443"),
+    ("http://shop.example:80", "shop.example"),
+    ("https://shop.example:80", "shop.example:80"),
+    ("https://shop.example:443", "shop.example:443"),
 ];
 
 const METHODS: [Method; 4] = [Method::GET, Method::HEAD, Method::POST, Method::OPTIONS];
@@ -135,6 +163,7 @@ fn lines(spelling: &str, name: &str) -> Lines {
     let value = |line: &str| {
         let line = line
             .replace("EMPTY", "")
+            .replace("LONG", &"x".repeat(65))
             .replacen('@', name, usize::from(!name.is_empty()));
         let bytes = line.bytes().map(|b| if b == b'~' { 0xff } else { b });
         HeaderValue::from_bytes(&bytes.collect::<Vec<_>>()).unwrap()
@@ -461,6 +490,20 @@ struct Seen {
     keyed: Vec<u8>,
 }
 
+impl Seen {
+    /// Whether those who ask for the same may have to make calls of their own for a while: the answer is for its requester alone,
+    /// for those without credentials alone, or a failure.
+    fn may_be_refused(&self, spec: &Spec, maker: &Parts) -> bool {
+        let says = &self.says;
+        let with_credentials = !spec.sealed
+            && spec.form_of(&header::AUTHORIZATION).is_none()
+            && maker.headers.contains_key(header::AUTHORIZATION);
+        says.is_for_one()
+            || says.status.is_server_error()
+            || (with_credentials && !says.is_for_those_with_credentials())
+    }
+}
+
 type Ledger = Arc<Mutex<Vec<Arc<Seen>>>>;
 
 /// Notes what it is shown, and answers with the number of the note, in a header and in the body.
@@ -628,6 +671,7 @@ impl Spec {
             || (*name == header::HOST && !self.ignores_authority)
             || (*name == header::COOKIE && !self.cookies.is_empty())
             || *name == header::FORWARDED
+            || asks_for_fragment(name)
     }
 }
 
@@ -645,18 +689,109 @@ static OF_ONE_REQUESTER: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     names.split(' ').collect()
 });
 
-const OVERRIDES: [&str; 2] = ["x-http-method-override", "x-original-url"];
+const OVERRIDES: [&str; 8] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-method",
+    "x-original-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-rewrite-url",
+];
+
+/// Other headers than `Authorization` and `Cookie` by which requesters say who they are. `x-csrf-token` does not do so in a GET or
+/// a HEAD.
+const CREDENTIALS: [&str; 10] = [
+    "proxy-authorization",
+    "x-api-key",
+    "remote-user",
+    "x-auth-request-email",
+    "x-forwarded-user",
+    "x-vault-token",
+    "x_auth_token",
+    "x-hasura-role",
+    "x-consumer-custom-id",
+    "dpop",
+];
 
 fn tells_target(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    [
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-forwarded-prefix",
-        "x-scheme",
+    let of_proxies = [
+        "host",
+        "proto",
+        "port",
+        "prefix",
+        "scheme",
+        "ssl",
+        "uri",
+        "path",
+        "server-port",
+    ];
+    let others = [
         "x-original-host",
-    ]
-    .contains(&name)
+        "x-host",
+        "x-backend-host",
+        "x-http-host-override",
+        "x-scheme",
+        "x-url-scheme",
+        "front-end-https",
+        "cloudfront-forwarded-proto",
+        "cf-visitor",
+        "x-script-name",
+        "x-envoy-original-path",
+    ];
+    match name.as_str().strip_prefix("x-forwarded-") {
+        Some(what) => of_proxies.contains(&what),
+        None => others.contains(&name.as_str()),
+    }
+}
+
+/// Headers that ask for a fragment by being there, with the value that stands for all others behind a seal.
+const FRAGMENT_FLAGS: [(&str, &str); 3] = [
+    ("hx-request", "true"),
+    ("x-inertia", "true"),
+    ("x-requested-with", "XMLHttpRequest"),
+];
+
+/// Headers that ask for a fragment by their value.
+const FRAGMENT_VALUES: [&str; 3] = ["hx-target", "turbo-frame", "x-up-target"];
+
+fn asks_for_fragment(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    FRAGMENT_VALUES.contains(&name) || FRAGMENT_FLAGS.iter().any(|(flag, _)| *flag == name)
+}
+
+/// Whether such a header is there. Of `X-Requested-With`, one value alone asks for a fragment.
+fn has_flag(headers: &HeaderMap, name: &str) -> bool {
+    let mut lines = headers.get_all(name).iter();
+    lines.any(|line| {
+        name != "x-requested-with" || line.as_bytes().eq_ignore_ascii_case(b"XMLHttpRequest")
+    })
+}
+
+/// Which fragment of a page a request is for.
+fn fragment(headers: &HeaderMap) -> Vec<u8> {
+    let mut listing = Vec::new();
+    for (name, _) in FRAGMENT_FLAGS {
+        if has_flag(headers, name) {
+            put(&mut listing, name, None);
+        }
+    }
+    for name in FRAGMENT_VALUES {
+        for line in headers.get_all(name) {
+            put(&mut listing, name, Some(line.as_bytes()));
+        }
+    }
+    listing
+}
+
+/// Longer values are not told apart: such a request bypasses the cache.
+fn is_for_too_long_a_fragment(headers: &HeaderMap) -> bool {
+    FRAGMENT_VALUES.iter().any(|name| {
+        let lines = headers.get_all(*name).iter();
+        let lines: Vec<_> = lines.map(HeaderValue::as_bytes).collect();
+        lines.join(&0).len() > 64
+    })
 }
 
 /// Name and value of each parameter, the name decoded, as most read a query.
@@ -835,13 +970,57 @@ fn folded(host: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What a request says of the host that it is for: the URI first. No target here has a default port.
+/// A host without the default port: that of the scheme, or where the URI does not tell it, that of either one.
+fn without_default_port<'a>(host: &'a str, scheme: Option<&str>) -> &'a str {
+    let ports = match scheme {
+        Some("http") => &[":80"][..],
+        Some("https") => &[":443"],
+        _ => &[":80", ":443"],
+    };
+    let mut found = ports.iter().filter_map(|port| host.strip_suffix(port));
+    found.next().unwrap_or(host)
+}
+
+/// What a request says of the host that it is for: the URI first.
 fn hosts(parts: &Parts) -> Vec<Vec<u8>> {
-    let of_uri = parts.uri.authority();
-    let of_uri = of_uri.map(|authority| authority.as_str().as_bytes());
+    let of_uri = parts.uri.authority().map(uri::Authority::as_str);
     let lines = parts.headers.get_all(header::HOST).iter();
-    let all = of_uri.into_iter().chain(lines.map(HeaderValue::as_bytes));
-    all.map(folded).collect()
+    let all = of_uri
+        .into_iter()
+        .chain(lines.map(|line| line.to_str().unwrap()));
+    all.map(|host| folded(without_default_port(host, parts.uri.scheme_str()).as_bytes()))
+        .collect()
+}
+
+/// A host as the handler is shown it: without the default port, and in lower case behind a seal.
+fn shown_host(spec: &Spec, host: &str, scheme: Option<&str>) -> String {
+    if spec.ignores_authority {
+        return host.to_owned();
+    }
+    let host = without_default_port(host, scheme);
+    if spec.sealed {
+        host.to_ascii_lowercase()
+    } else {
+        host.to_owned()
+    }
+}
+
+/// Scheme and authority of the target that the handler is shown, and of the original one.
+fn shown_origins(spec: &Spec, parts: &Parts) -> [Option<(String, String)>; 2] {
+    [&parts.uri, original(parts)].map(|uri| {
+        let host = uri.authority()?.as_str();
+        let scheme = uri.scheme_str()?;
+        let is_hidden = spec.sealed && spec.ignores_authority;
+        (!is_hidden).then(|| (scheme.to_owned(), shown_host(spec, host, Some(scheme))))
+    })
+}
+
+/// Scheme and authority of the target, and of the original one, as they are.
+fn origins(parts: &Parts) -> [Option<(String, String)>; 2] {
+    [&parts.uri, original(parts)].map(|uri| {
+        let scheme = uri.scheme_str()?.to_owned();
+        Some((scheme, uri.authority()?.as_str().to_owned()))
+    })
 }
 
 /// Whether nobody can tell which host a request is for.
@@ -994,21 +1173,14 @@ fn passes_by(spec: &Spec, asker: &Asker) -> bool {
     let headers = &asker.parts.headers;
     let method = &asker.parts.method;
     let is_unkeyed = |name: &str| {
-        let name: HeaderName = name.parse().unwrap();
-        headers.contains_key(&name) && spec.form_of(&name).is_none()
+        headers.contains_key(name) && !spec.headers.iter().any(|(known, _)| known == name)
     };
-    let others = [
-        "proxy-authorization",
-        "x-api-key",
-        "remote-user",
-        "x-auth-request-email",
-        "x-forwarded-user",
-    ];
     let other_cookies = || {
         let mut all = cookies(headers).into_iter();
         all.any(|(name, _)| !spec.cookies.iter().any(|known| known.as_bytes() == name))
     };
-    let says_who = || is_unkeyed("cookie") && other_cookies() || others.into_iter().any(is_unkeyed);
+    let says_who =
+        || is_unkeyed("cookie") && other_cookies() || CREDENTIALS.into_iter().any(is_unkeyed);
     let has_unkeyed_user = || {
         spec.user.is_none() && !spec.hides_user && asker.parts.extensions.get::<User>().is_some()
     };
@@ -1016,6 +1188,7 @@ fn passes_by(spec: &Spec, asker: &Asker) -> bool {
         || asker.body > 0
         || headers.contains_key(header::UPGRADE)
         || OVERRIDES.iter().any(|name| headers.contains_key(*name))
+        || is_for_too_long_a_fragment(headers)
         || (spec.user == Some(true) && asker.parts.extensions.get::<User>().is_none())
         || (spec.tenant && !headers.contains_key("x-tenant"))
         || (!spec.ignores_authority && is_for_two_hosts(&asker.parts))
@@ -1032,12 +1205,14 @@ fn shown(spec: &Spec, parts: &Parts, whole: bool) -> HeaderMap {
         if of_one || spec.form_of(name).is_some() {
             continue;
         }
-        if !spec.sealed {
-            shown.append(name.clone(), line.clone());
-        } else if *name == header::HOST && spec.may_show(name) {
-            let host = folded(line.as_bytes());
-            shown.append(name.clone(), HeaderValue::from_bytes(&host).unwrap());
-        } else if spec.may_show(name) && !taken_apart {
+        let is_flag = FRAGMENT_FLAGS.iter().any(|(flag, _)| name == flag);
+        if *name == header::HOST && !spec.ignores_authority {
+            // Where there are several, they are one but for case and default port: the first is shown.
+            if !shown.contains_key(header::HOST) {
+                let host = shown_host(spec, line.to_str().unwrap(), parts.uri.scheme_str());
+                shown.insert(header::HOST, HeaderValue::from_str(&host).unwrap());
+            }
+        } else if !spec.sealed || (spec.may_show(name) && !taken_apart && !is_flag) {
             shown.append(name.clone(), line.clone());
         }
     }
@@ -1049,6 +1224,11 @@ fn shown(spec: &Spec, parts: &Parts, whole: bool) -> HeaderMap {
     if spec.sealed {
         show_sealed_cookies(spec, &parts.headers, &mut shown);
         show_sealed_forwarded(&parts.headers, &mut shown);
+        for (name, value) in FRAGMENT_FLAGS {
+            if has_flag(&parts.headers, name) {
+                shown.insert(name, HeaderValue::from_static(value));
+            }
+        }
         if spec.form_of(&header::ACCEPT_ENCODING).is_none() {
             // Without it, any coding would do.
             let identity = HeaderValue::from_static("identity");
@@ -1104,7 +1284,7 @@ fn shown_targets(spec: &Spec, parts: &Parts, is_asked: bool) -> Vec<u8> {
             .is_some_and(|query| is_doubtful(spec, query));
     for uri in [&parts.uri, original(parts)] {
         // Whether the target has the absolute form, and with it a scheme, is no more in the key than the version of HTTP; the
-        // authority is, and is listed with the headers.
+        // authority is, and is listed elsewhere.
         put(&mut listing, "path", Some(uri.path().as_bytes()));
         // Where the original query is another one, it is in the key as a whole.
         if is_sealed && uri.query() == parts.uri.query() {
@@ -1141,10 +1321,14 @@ enum Wrong {
     Told,
     /// The request had to pass by, and did not, or did for no reason.
     PassingBy,
+    /// A HEAD was sent as a HEAD where it has to be fetched as a GET.
+    Head,
     /// The handler was not shown what it has to be shown of the request that it answers.
     Shown,
     /// It was made of something else that is in the key.
     Keyed,
+    /// It was made for another fragment of the page, or for the page.
+    Fragment,
     /// It was made for one who says something else of who asks.
     Identity,
     /// It says that it is for its own requester alone.
@@ -1177,9 +1361,14 @@ impl Given {
         self.hit || self.collapsed
     }
 
+    /// The cache neither looked for an answer to share nor made one of it.
+    fn bypasses(&self) -> bool {
+        matches!(self.forward, Some(Forward::Bypass | Forward::Method))
+    }
+
     /// The request has no key, or is none that the cache answers.
     fn has_passed_by(&self) -> bool {
-        const WITHOUT_A_KEY: [Reason; 12] = [
+        const WITHOUT_A_KEY: [Reason; 13] = [
             Reason::Authority,
             Reason::Method,
             Reason::Upgrade,
@@ -1192,9 +1381,21 @@ impl Given {
             Reason::KeyPart,
             Reason::KeyTooLong,
             Reason::UnknownExtension,
+            Reason::Fragment,
         ];
         self.reason
             .is_some_and(|reason| WITHOUT_A_KEY.contains(&reason))
+    }
+}
+
+/// The method by which the cache asks the handler on behalf of this asker: a HEAD that leads is fetched as a GET, so that it can be
+/// stored; one for which nobody else waits goes as it is, and says so.
+fn method_shown(asker: &Asker, given: &Given) -> Method {
+    let goes_alone = given.bypasses() || given.reason == Some(Reason::Head);
+    if asker.parts.method == Method::HEAD && !goes_alone {
+        Method::GET
+    } else {
+        asker.parts.method.clone()
     }
 }
 
@@ -1205,7 +1406,9 @@ fn sound(what: bool, else_wrong: Wrong) -> Result<(), Wrong> {
 /// What is wrong with this answer, if it is given to this asker.
 fn judge(spec: &Spec, asker: &Asker, maker: &Asker, seen: &Seen, given: &Given) -> Vec<Wrong> {
     let is_own = seen.serial == asker.serial;
-    let is_empty = asker.parts.method == Method::HEAD && given.is_shared();
+    // What was fetched as a GET has a body, and no HEAD gets it.
+    let is_of_get = seen.parts.method == Method::GET;
+    let is_empty = asker.parts.method == Method::HEAD && (given.is_shared() || is_of_get);
     let text = given.number.to_string();
     let asks = |names: [HeaderName; 2]| {
         names
@@ -1268,6 +1471,20 @@ fn judge_passed(asker: &Asker, seen: &Seen) -> Result<(), Wrong> {
     sound(untouched, Wrong::Shown)
 }
 
+/// A HEAD goes as a HEAD only where nothing could be stored by it: in the task of its request, from which it fills nothing, or where
+/// an answer to the same was for its requester alone, or a failure.
+fn judge_head(given: &Given, is_inline: bool, was_refused: impl FnOnce() -> bool) -> Option<Wrong> {
+    if given.reason != Some(Reason::Head) {
+        return None;
+    }
+    // Without a fill in a task of its own it bypasses, and says so.
+    let is_right = match given.bypasses() {
+        true => is_inline,
+        false => !is_inline && was_refused(),
+    };
+    sound(is_right, Wrong::Head).err()
+}
+
 /// What is not in the key is not shown to the handler of a sealed request, whomever it answers.
 fn judge_sealed(spec: &Spec, seen: &Seen) -> Result<(), Wrong> {
     if !spec.sealed {
@@ -1299,10 +1516,10 @@ fn judge_traces(spec: &Spec, seen: &Seen) -> Result<(), Wrong> {
 
 fn judge_own(spec: &Spec, asker: &Asker, seen: &Seen, given: &Given) -> Result<(), Wrong> {
     let (asked, saw) = (&asker.parts, &seen.parts);
-    let alone = matches!(given.forward, Some(Forward::Bypass | Forward::Method));
-    let is_right = saw.method == asked.method
+    let is_right = saw.method == method_shown(asker, given)
+        && origins(saw) == shown_origins(spec, asked)
         && shown_targets(spec, saw, false) == shown_targets(spec, asked, true)
-        && saw.headers == shown(spec, asked, !alone)
+        && saw.headers == shown(spec, asked, !given.bypasses())
         && saw.extensions.get::<User>()
             == asked.extensions.get::<User>().filter(|_| !spec.hides_user)
         && seen.body == 0;
@@ -1326,12 +1543,17 @@ fn judge_shared(spec: &Spec, asker: &Asker, maker: &Asker, seen: &Seen) -> Vec<R
     let mut judged = vec![
         sound(for_all, Wrong::ForOneAlone),
         sound(*made_of == keyed(spec, asked), Wrong::Keyed),
+        sound(
+            fragment(&maker.parts.headers) == fragment(&asked.headers),
+            Wrong::Fragment,
+        ),
         sound(vary.all(|same| same), Wrong::Vary),
     ];
     if spec.sealed {
         let is_whole = spec.seals_query || spec.parameters == Parameters::All;
         let target = shown_targets(spec, saw, false) == shown_targets(spec, asked, true);
-        let same = without_tracing(&saw.headers) == without_tracing(&would_see);
+        let same = comparable(&saw.headers) == comparable(&would_see)
+            && shown_authorities(saw) == expected_authorities(spec, asked);
         judged.push(sound(same && (target || !is_whole), Wrong::ShownToAnother));
     } else {
         judged.push(sound(
@@ -1359,8 +1581,7 @@ fn is_of_the_same(spec: &Spec, seen: &Seen, asked: &HeaderMap) -> bool {
             .map(|(_, cookie)| cookie.to_vec())
             .collect::<Vec<_>>()
     };
-    let others = POOLS.carriers[0].iter().map(|(name, _)| name);
-    let mut others = others.filter(|name| ![header::AUTHORIZATION, header::COOKIE].contains(name));
+    let mut others = CREDENTIALS.into_iter();
     credentials
         && sorted(asked) == sorted(saw)
         && others.all(|name| asked.get_all(name).iter().eq(saw.get_all(name)))
@@ -1390,12 +1611,32 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     (!lines.is_empty()).then(|| lines.join(&b", "[..]))
 }
 
-fn without_tracing(headers: &HeaderMap) -> HeaderMap {
+/// What of the headers that a handler is shown is the same for all with a key. Whether the authority stands in `Host`, in the URI or in
+/// both depends on the version of HTTP: it is compared by itself.
+fn comparable(headers: &HeaderMap) -> HeaderMap {
     let kept = headers
         .iter()
-        .filter(|(name, _)| !TRACING.contains(name.as_str()));
+        .filter(|(name, _)| !TRACING.contains(name.as_str()) && *name != header::HOST);
     kept.map(|(name, line)| (name.clone(), line.clone()))
         .collect()
+}
+
+/// Each authority that a handler is shown, once, as it is.
+fn shown_authorities(saw: &Parts) -> HashSet<Vec<u8>> {
+    let of_uris = [&saw.uri, original(saw)].map(Uri::authority);
+    let of_uris = of_uris
+        .into_iter()
+        .flatten()
+        .map(|authority| authority.as_str().as_bytes());
+    let lines = saw.headers.get_all(header::HOST).iter();
+    let all = of_uris.chain(lines.map(HeaderValue::as_bytes));
+    all.map(<[u8]>::to_vec).collect()
+}
+
+/// Behind a seal, the handler is shown the one authority that is in the key, in its normal form, and no other.
+fn expected_authorities(spec: &Spec, asked: &Parts) -> HashSet<Vec<u8>> {
+    let is_keyed = !spec.ignores_authority;
+    hosts(asked).into_iter().filter(|_| is_keyed).collect()
 }
 
 // ---- the rounds
@@ -1409,7 +1650,7 @@ struct Tally {
     passed_by: usize,
     /// Answers that were made for another of the three.
     across: usize,
-    /// After how many requests of its round each fault showed.
+    /// After how many requests of a round each fault showed first.
     wrong: BTreeMap<Wrong, usize>,
     first: Option<String>,
 }
@@ -1422,7 +1663,8 @@ impl Tally {
         self.passed_by += other.passed_by;
         self.across += other.across;
         for (wrong, after) in other.wrong {
-            self.wrong.entry(wrong).or_insert(after);
+            let first = self.wrong.entry(wrong).or_insert(after);
+            *first = after.min(*first);
         }
         self.first = self.first.take().or(other.first);
     }
@@ -1443,6 +1685,11 @@ impl Tally {
     }
 }
 
+/// Whether the cache of this round fills in the task of the request.
+fn is_inline(seed: u64) -> bool {
+    seed.is_multiple_of(3)
+}
+
 /// Who answers.
 enum Answering {
     Cache(Box<Cache<Origin>>, CacheHandle),
@@ -1451,10 +1698,24 @@ enum Answering {
 }
 
 impl Answering {
+    fn of(trial: &Trial, origin: Origin, seed: u64) -> Self {
+        let (key, fault) = (trial.spec.key(), trial.fault);
+        match fault {
+            Fault::Key(other) => Self::cache(other(key), origin, seed, fault),
+            Fault::None | Fault::Layer(_) | Fault::HeadsAsGets => {
+                Self::cache(key, origin, seed, fault)
+            }
+            Fault::Map => Self::Map(origin, Mutex::default()),
+        }
+    }
+
     /// Every third one in the task of the request, every fourth one with room for few who wait.
-    fn cache(key: Key, origin: Origin, seed: u64) -> Self {
+    fn cache(key: Key, origin: Origin, seed: u64, fault: Fault) -> Self {
         let mut layer = CacheLayer::builder().key(key).ttl(Duration::from_secs(60));
-        if seed.is_multiple_of(3) {
+        if let Fault::Layer(other) = fault {
+            layer = other(layer);
+        }
+        if is_inline(seed) {
             layer = layer.fill_mode(FillMode::Inline);
         }
         if seed.is_multiple_of(4) {
@@ -1464,10 +1725,14 @@ impl Answering {
         Self::Cache(Box::new(layer.layer(origin)), layer.handle())
     }
 
-    async fn ask(&self, asker: &Asker) -> Given {
+    async fn ask(&self, asker: &Asker, fault: Fault) -> Given {
         match self {
             Self::Cache(cache, _) => {
-                let response = cache.clone().oneshot(asker.request()).await.unwrap();
+                let mut request = asker.request();
+                if matches!(fault, Fault::HeadsAsGets) && *request.method() == Method::HEAD {
+                    *request.method_mut() = Method::GET;
+                }
+                let response = cache.clone().oneshot(request).await.unwrap();
                 let status: CacheStatus = *response.extensions().get().unwrap();
                 let code = response.status();
                 let (number, body) = read(response).await;
@@ -1539,6 +1804,10 @@ enum Fault {
     None,
     /// A key other than it should be.
     Key(fn(Key) -> Key),
+    /// A layer other than it should be.
+    Layer(fn(CacheLayerBuilder) -> CacheLayerBuilder),
+    /// A layer outside the cache makes GETs of all HEADs.
+    HeadsAsGets,
     /// A cache that is none.
     Map,
 }
@@ -1551,26 +1820,28 @@ impl Fault {
 
 const ROUND: usize = 5_000;
 
+/// How many requests come at once.
+fn at_once(random: &mut Random) -> usize {
+    if random.one_in(2) {
+        1
+    } else {
+        4 + random.below(13)
+    }
+}
+
 /// So many requests, to a cache of their own.
 async fn round(trial: &Trial, seed: u64, requests: usize) -> Tally {
     let spec = &trial.spec;
     let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let ledger = Ledger::default();
     let origin = handler(spec, &ledger);
-    let answering = match trial.fault {
-        Fault::None => Answering::cache(spec.key(), origin, seed),
-        Fault::Key(other) => Answering::cache(other(spec.key()), origin, seed),
-        Fault::Map => Answering::Map(origin, Mutex::default()),
-    };
+    let answering = Answering::of(trial, origin, seed);
     let bases: Vec<_> = (0..12).map(|_| Draft::new(&mut random)).collect();
     let mut tally = Tally::default();
+    let mut refused: HashSet<Vec<u8>> = HashSet::new();
     let mut askers: Vec<Asker> = Vec::with_capacity(requests + 16);
     while askers.len() < requests {
-        let at_once = if random.one_in(2) {
-            1
-        } else {
-            4 + random.below(13)
-        };
+        let at_once = at_once(&mut random);
         // Those who ask at once ask for about the same, of which some is new.
         let new = Draft::new(&mut random);
         let base = if at_once > 1 && random.one_in(4) {
@@ -1583,12 +1854,26 @@ async fn round(trial: &Trial, seed: u64, requests: usize) -> Tally {
             askers.push(base.like(&mut random).into_asker(serial));
         }
         let asked = &askers[start..];
-        let given = within(join_all(asked.iter().map(|asker| answering.ask(asker)))).await;
+        let given = within(join_all(
+            asked.iter().map(|asker| answering.ask(asker, trial.fault)),
+        ))
+        .await;
+        for given in given.iter().filter(|given| !given.has_passed_by()) {
+            let seen = ledger.lock().unwrap()[given.number].clone();
+            let maker = &askers[seen.serial].parts;
+            if seen.may_be_refused(spec, maker) {
+                refused.insert(keyed(spec, maker));
+            }
+        }
         for (asker, given) in asked.iter().zip(given) {
             let seen = ledger.lock().unwrap()[given.number].clone();
             let maker = &askers[seen.serial];
             count(&mut tally, asker, maker, &given);
-            for wrong in judge(spec, asker, maker, &seen, &given) {
+            let mut judged = judge(spec, asker, maker, &seen, &given);
+            judged.extend(judge_head(&given, is_inline(seed), || {
+                refused.contains(&keyed(spec, &asker.parts))
+            }));
+            for wrong in judged {
                 tally.wrong.entry(wrong).or_insert(asker.serial + 1);
                 let all = || told(wrong, seed, spec, asker, maker, &seen, &given);
                 tally.first.get_or_insert_with(all);
@@ -1865,6 +2150,24 @@ fn a_key_that_leaves_out_what_it_must_not_is_found_out() {
         fault(|_| Key::new()),
         &[Wrong::Keyed],
     );
+    shows(
+        "any proxy",
+        Spec::default(),
+        fault(Key::ignore_forwarded),
+        &[Wrong::Keyed],
+    );
+    shows(
+        "a header that says who asks",
+        Spec::default(),
+        fault(|key| key.not_identity_headers([HeaderName::from_static("x-hasura-role")])),
+        &[Wrong::PassingBy, Wrong::Identity],
+    );
+    shows(
+        "a default port that is shown",
+        Spec::default(),
+        fault(|key| key.header(header::HOST)),
+        &[Wrong::Shown],
+    );
     shows("no user", user, fault(|_| Key::new()), &[Wrong::Keyed]);
     let device = Spec::in_form(&[(DEVICE, Form::CaseAndSpace)], &[]);
     shows(
@@ -1872,6 +2175,29 @@ fn a_key_that_leaves_out_what_it_must_not_is_found_out() {
         device,
         fault(|_| Key::new().header(DEVICE)),
         &[Wrong::Shown],
+    );
+}
+
+#[test]
+fn a_layer_that_confuses_fragments_or_methods_is_found_out() {
+    shows(
+        "fragments",
+        Spec::default(),
+        Fault::Layer(|layer| layer.fragments(false)),
+        &[Wrong::Fragment],
+    );
+    shows(
+        "heads as gets",
+        Spec::default(),
+        Fault::HeadsAsGets,
+        &[Wrong::Told, Wrong::Shown],
+    );
+    // Where responses decide, a HEAD is sent as a HEAD.
+    shows(
+        "heads as they come",
+        Spec::default(),
+        Fault::Layer(|layer| layer.rfc9111().ttl(Duration::from_secs(60))),
+        &[Wrong::Head],
     );
 }
 
