@@ -8,7 +8,7 @@
 mod common;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     env,
     sync::{
         Arc, Mutex,
@@ -25,7 +25,7 @@ use proptest::{
     prelude::{Just, Strategy, any},
     prop_oneof,
     sample::select,
-    test_runner::{Config, TestCaseError, TestError, TestRunner},
+    test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner},
 };
 use tokio::time::{Instant, advance};
 use tower::Layer;
@@ -327,8 +327,9 @@ struct Known {
     method: Method,
     status: u16,
     authorized: bool,
-    /// What the requests for which the origin meant it had as `x-variant`.
-    variant: BTreeSet<String>,
+    /// What the requests for which the origin meant it had as `x-variant`, and in which call it said so last. 0: only in answer to
+    /// a HEAD, which the cache need not heed.
+    variant: BTreeMap<String, usize>,
     /// The request asked that it be not stored.
     not_to_be_stored: bool,
     /// The request had a condition of its own: such may bypass the cache.
@@ -470,8 +471,10 @@ impl Version {
 
 impl Known {
     /// The origin has said to one who asks so that it is what they would get.
-    fn is_for_those_who_ask(&mut self, request: &Request<Body>) {
-        self.variant.insert(variant_in(request));
+    fn is_for_those_who_ask(&mut self, request: &Request<Body>, call: usize) {
+        let is_head = *request.method() == Method::HEAD;
+        let said = self.variant.entry(variant_in(request)).or_default();
+        *said = if is_head { *said } else { call };
         self.authorized &= request.headers().contains_key("authorization");
     }
 
@@ -498,9 +501,19 @@ impl Known {
         self.path == asks.path
             && match version.fields.vary {
                 None => true,
-                Some(Vary::Variant) => self.variant.contains(&variant_of(asks.variant)),
+                Some(Vary::Variant) => self.variant.contains_key(&variant_of(asks.variant)),
                 Some(Vary::All) => false,
             }
+    }
+
+    /// In which call the origin has said last that it is what those get who ask so: with `Vary`, in answer to one of them. What a 304
+    /// says to others does not make it newer for these (RFC 9111 §4.1, §4.3.4).
+    fn said_to(&self, asks: &Asks, version: &Version) -> usize {
+        let said = || self.variant.get(&variant_of(asks.variant)).copied();
+        match version.fields.vary {
+            Some(Vary::Variant) => said().unwrap_or(0),
+            _ => self.call,
+        }
     }
 
     /// Why it may not be served without asking; `None` if it may.
@@ -592,14 +605,18 @@ impl Model {
     }
 
     /// Whether the origin had said something newer until this call of it to those who ask so, which was stored and is no failure in place of a good
-    /// response (RFC 9111 §4: the most recent response).
+    /// response (RFC 9111 §4: the most recent response). What a 304 has given a `Vary` that it had not is stored for the one who was told
+    /// last: that it is not kept for others is no loss (§3).
     fn is_outdated(&self, number: usize, asks: &Asks, until: usize) -> bool {
         let known = &self.known[number];
         self.known.iter().any(|later| {
             let ([version], [before]) = (&later.versions[..], &known.versions[..]) else {
                 return false;
             };
-            (known.call + 1..=until).contains(&later.call)
+            let since = known.said_to(asks, before);
+            since > 0
+                && (since + 1..=until).contains(&later.call)
+                && later.said_to(asks, version) == later.call
                 && !later.on_condition
                 && later.may_be_stored(version)
                 && later.is_for(asks, version)
@@ -646,7 +663,7 @@ impl Model {
                 let told: Vec<_> = known.versions.iter().map(told).collect();
                 known.versions.extend(told);
                 known.versions.truncate(1 << 10);
-                known.is_for_those_who_ask(request);
+                known.is_for_those_who_ask(request, self.calls);
             }
         }
     }
@@ -670,7 +687,7 @@ impl Model {
             known.failed_since = false;
             known.call = call;
         }
-        known.is_for_those_who_ask(request);
+        known.is_for_those_who_ask(request, call);
         let mut response = Response::new(empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         let response = with(response, "etag", &format!("\"{number}\""));
@@ -685,7 +702,7 @@ impl Model {
             method: request.method().clone(),
             status: says.status,
             authorized: request.headers().contains_key("authorization"),
-            variant: [variant_in(request)].into(),
+            variant: [(variant_in(request), self.calls)].into(),
             not_to_be_stored: no_store.iter().any(|line| line == "no-store"),
             on_condition: false,
             tagged: says.tagged,
@@ -812,21 +829,33 @@ impl World {
         if !is_safe {
             return Err(format!("{} from the store", asks.method));
         }
-        let version = &known.versions[0];
-        let is_fresh = version.is_fresh(known.status);
+        let is_fresh = known.versions[0].is_fresh(known.status);
         count(if is_fresh { &tally.fresh } else { &tally.stale });
-        if model.is_outdated(number, asks, before) {
-            return Err(format!("a later answer is lost: {known:?}, to {asks:?}"));
-        }
-        let failed_now = calls > 0 && known.failed_since;
-        known.forbidden(asks, failed_now).map_or(Ok(()), |why| {
-            let (age, lifetime) = (version.age(), version.lifetime(known.status));
-            let told = answer.header("cache-status");
-            Err(format!(
-                "{why}: {known:?}, age {age} of {lifetime}, to {asks:?}; {told:?}"
-            ))
-        })
+        from_the_store(&model, number, asks, &answer, (before, calls))
     }
+}
+
+/// Whether a response that was made before this request, `before` calls in, may be the answer to it, for which there were so many `calls`.
+fn from_the_store(
+    model: &Model,
+    number: usize,
+    asks: &Asks,
+    answer: &Answer,
+    (before, calls): (usize, usize),
+) -> Result<(), String> {
+    let known = &model.known[number];
+    let version = &known.versions[0];
+    if model.is_outdated(number, asks, before) {
+        return Err(format!("a later answer is lost: {known:?}, to {asks:?}"));
+    }
+    let failed_now = calls > 0 && known.failed_since;
+    known.forbidden(asks, failed_now).map_or(Ok(()), |why| {
+        let (age, lifetime) = (version.age(), version.lifetime(known.status));
+        let told = answer.header("cache-status");
+        Err(format!(
+            "{why}: {known:?}, age {age} of {lifetime}, to {asks:?}; {told:?}"
+        ))
+    })
 }
 
 /// Which of the origin's responses this is.
@@ -858,7 +887,9 @@ async fn run(steps: Vec<Step>, tally: &Tally) -> Result<(), String> {
 fn nothing_is_served_without_asking_that_the_book_forbids() {
     let cases = env::var("BOOK_CASES").map_or(500, |cases| cases.parse().unwrap());
     let config = Config {
-        failure_persistence: None,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "tests/book_model.proptest-regressions",
+        ))),
         ..Config::with_cases(cases)
     };
     let tally = Tally::default();
