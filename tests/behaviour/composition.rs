@@ -607,6 +607,31 @@ enum Answered {
     WhenThePageIsStored,
 }
 
+/// Parts that show a version, which a PUT raises.
+fn parts_with_a_version(
+    handle: &CacheHandle,
+    answered: Answered,
+    gate: Gate,
+    elsewhere: Gate,
+) -> Cached {
+    let version = AtomicUsize::new(0);
+    let parts = Origin::later(move |request| {
+        let is_change = request.method() == "PUT";
+        let version = version.fetch_add(usize::from(is_change), SeqCst);
+        let (gate, elsewhere) = (gate.clone(), elsewhere.clone());
+        async move {
+            if request.headers().contains_key("x-elsewhere") {
+                elsewhere.pass().await;
+            } else if answered == Answered::WhileThePartIsMade && !is_change {
+                gate.pass().await;
+            }
+            let response = with(ok("part"), "cache-control", "public");
+            with(response, "x-nth", &version.to_string())
+        }
+    });
+    pages_layer(handle).build().layer(parts)
+}
+
 // Invariants 36, 61, 64: the part's target is among those that unsafe requests mark, from before its handler runs until the last page
 // that is made of it is gone.
 #[tokio::test]
@@ -625,24 +650,7 @@ async fn an_unsafe_request_to_a_part_reaches_every_page_that_is_made_of_it() {
             let places = NonZeroUsize::new(places).unwrap();
             let handle = CacheHandle::builder().max_concurrent_fills(places).build();
             let (gate, elsewhere) = (Gate::new(), Gate::new());
-            let version = Arc::new(AtomicUsize::new(0));
-            let gates = (gate.clone(), elsewhere.clone());
-            let part = pages_layer(&handle)
-                .build()
-                .layer(Origin::later(move |request| {
-                    let is_change = request.method() == "PUT";
-                    let version = version.fetch_add(usize::from(is_change), SeqCst);
-                    let (gate, elsewhere) = gates.clone();
-                    async move {
-                        if request.headers().contains_key("x-elsewhere") {
-                            elsewhere.pass().await;
-                        } else if answered == Answered::WhileThePartIsMade && !is_change {
-                            gate.pass().await;
-                        }
-                        let response = with(ok("part"), "cache-control", "public");
-                        with(response, "x-nth", &version.to_string())
-                    }
-                }));
+            let part = parts_with_a_version(&handle, answered, gate.clone(), elsewhere.clone());
             if way == "in flight elsewhere" {
                 let (part, slow) = (part.clone(), with(get("/part"), "x-elsewhere", "1"));
                 tokio::spawn(async move { send(&part, slow).await });
