@@ -436,6 +436,11 @@ impl Version {
             .unwrap_or(0)
     }
 
+    /// RFC 9111 §3.5.
+    fn permits_authorized(&self) -> bool {
+        self.has(Says::Public) || self.has(Says::MustRevalidate) || self.s_maxage().is_some()
+    }
+
     /// RFC 9111 §4.2.4.
     fn may_be_stale(&self) -> bool {
         !self.has(Says::MustRevalidate)
@@ -478,13 +483,19 @@ impl Known {
         self.authorized &= request.headers().contains_key("authorization");
     }
 
+    /// Whether a 304 to this request updates what is stored (RFC 9111 §4.3.4: what could have been chosen for that request). The answer to
+    /// a request with `no-store` may not be stored in any part (§5.2.1.5), and with `Authorization`, nothing is chosen that does not
+    /// permit it: such a 304 is the answer to the client's own condition.
+    fn is_chosen_for(&self, request: &Request<Body>) -> bool {
+        let is_authorized = request.headers().contains_key("authorization");
+        !says_no_store(request)
+            && (!is_authorized || self.versions.iter().all(Version::permits_authorized))
+    }
+
     /// RFC 9111 §3.
     fn may_be_stored(&self, version: &Version) -> bool {
-        let s_maxage = version.s_maxage().is_some();
-        let for_authorized =
-            version.has(Says::Public) || version.has(Says::MustRevalidate) || s_maxage;
         let says_so = version.has(Says::Public)
-            || s_maxage
+            || version.s_maxage().is_some()
             || version.max_age().is_some()
             || version.fields.expires.is_some()
             || HEURISTIC.contains(&self.status);
@@ -492,7 +503,7 @@ impl Known {
             && !version.has(Says::NoStore)
             && !version.has(Says::Private)
             && !self.not_to_be_stored
-            && (!self.authorized || for_authorized)
+            && (!self.authorized || version.permits_authorized())
             && says_so
     }
 
@@ -623,7 +634,29 @@ impl Model {
                 && version.fields.vary == before.fields.vary
                 && !version.has(Says::NoCache)
                 && version.lifetime(later.status) > version.age_then
-                && (!is_failure(later.status) || is_failure(known.status))
+                && (!is_failure(later.status)
+                    || (is_failure(known.status) && !self.may_be_kept_instead(later)))
+        })
+    }
+
+    /// Whether something good may be stored for those who got this failure, which is then not stored in its place (RFC 9111 §3: a response
+    /// need not be stored).
+    fn may_be_kept_instead(&self, failure: &Known) -> bool {
+        self.known.iter().any(|good| {
+            let may_be_for = |version: &Version| match version.fields.vary {
+                None => true,
+                Some(Vary::Variant) => {
+                    let mut variants = failure.variant.keys();
+                    variants.any(|variant| good.variant.contains_key(variant))
+                }
+                Some(Vary::All) => false,
+            };
+            let may_be = |version: &Version| good.may_be_stored(version) && may_be_for(version);
+            // What was renewed since then may have been another.
+            good.path == failure.path
+                && !is_failure(good.status)
+                && !good.ended
+                && (good.call > failure.call || good.versions.iter().any(may_be))
         })
     }
 
@@ -682,7 +715,10 @@ impl Model {
             // What a HEAD brings may be told to its client only.
             known.versions.push(told);
         } else {
-            known.versions = vec![told];
+            if known.is_chosen_for(request) {
+                known.versions.clear();
+            }
+            known.versions.push(told);
             known.ended = false;
             known.failed_since = false;
             known.call = call;
@@ -696,14 +732,13 @@ impl Model {
 
     fn made(&mut self, path: String, request: &Request<Body>, says: &Answers) -> Response<Body> {
         let number = self.known.len();
-        let no_store = request.headers().get_all("cache-control");
         self.known.push(Known {
             path,
             method: request.method().clone(),
             status: says.status,
             authorized: request.headers().contains_key("authorization"),
             variant: [(variant_in(request), self.calls)].into(),
-            not_to_be_stored: no_store.iter().any(|line| line == "no-store"),
+            not_to_be_stored: says_no_store(request),
             on_condition: false,
             tagged: says.tagged,
             versions: vec![Version::new(
@@ -730,6 +765,11 @@ impl Model {
         }
         with_fields(response, &says.fields, self.calls)
     }
+}
+
+fn says_no_store(request: &Request<Body>) -> bool {
+    let mut lines = request.headers().get_all("cache-control").iter();
+    lines.any(|line| line == "no-store")
 }
 
 fn variant_in(request: &Request<Body>) -> String {
@@ -919,4 +959,72 @@ fn nothing_is_served_without_asking_that_the_book_forbids() {
             "hardly ever {what}: {tally:?}"
         );
     }
+}
+
+/// A GET for `/a` of this variant, and what the origin says if it is asked.
+fn get(variant: u8, wants: &[Wants], origin: Answers) -> Step {
+    Step::Ask(Asks {
+        method: Method::GET,
+        path: "/a",
+        variant,
+        authorized: false,
+        wants: wants.to_vec(),
+        has: None,
+        origin,
+    })
+}
+
+fn gives(status: u16, control: &[Says], vary: Option<Vary>) -> Answers {
+    Answers {
+        status,
+        unchanged: false,
+        tagged: false,
+        takes: 0,
+        fields: Fields {
+            control: Some(control.to_vec()),
+            age: None,
+            date: None,
+            expires: None,
+            modified: None,
+            vary,
+        },
+    }
+}
+
+async fn play(steps: Vec<Step>) -> Result<(), String> {
+    run(steps, &Tally::default()).await
+}
+
+// What a 304 says to one variant does not make the response newer for another.
+#[tokio::test(start_paused = true)]
+async fn what_a_304_says_to_one_variant_is_not_newer_for_others() {
+    const MINUTE: Says = Says::MaxAge(60);
+    let tagged = Answers {
+        tagged: true,
+        ..gives(200, &[Says::MustRevalidate], None)
+    };
+    let unchanged = Answers {
+        unchanged: true,
+        ..gives(200, &[MINUTE], Some(Vary::Variant))
+    };
+    let steps = vec![
+        get(0, &[], tagged),
+        get(0, &[], gives(299, &[MINUTE], Some(Vary::Variant))),
+        get(2, &[], unchanged),
+        get(0, &[], gives(200, &[MINUTE], None)),
+    ];
+    play(steps).await.unwrap();
+}
+
+// A failure that is not stored, since something good is, leaves the older failure that others get.
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_is_not_stored_in_place_of_what_is_good_is_no_loss() {
+    const MINUTE: Says = Says::MaxAge(60);
+    let steps = vec![
+        get(0, &[], gives(200, &[MINUTE], Some(Vary::Variant))),
+        get(1, &[], gives(500, &[Says::SMaxAge(60)], None)),
+        get(0, &[Wants::NoCache], gives(503, &[MINUTE], None)),
+        get(1, &[], gives(200, &[MINUTE], None)),
+    ];
+    play(steps).await.unwrap();
 }
