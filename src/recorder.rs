@@ -286,9 +286,10 @@ impl Recorder {
     }
 
     /// The body is not there at once: those who wait for the response get it now, and read along. A response that is made of others
-    /// waits until these are known, since it may turn out to be for its requester alone.
+    /// waits until these are known, since it may turn out to be for its requester alone. So does one of which something was said
+    /// after its head: what it depends on is not known.
     pub(crate) fn let_read_along(&mut self) {
-        if self.read_along != ReadAlong::MayBegin || !self.scope.knows_its_parts() {
+        if self.read_along != ReadAlong::MayBegin || !self.scope.is_known() {
             return;
         }
         if let Some(leader) = &mut self.held.leader {
@@ -391,7 +392,7 @@ impl Recorder {
             self.hand_over();
             return None;
         }
-        if self.read_along == ReadAlong::MayBegin && !self.scope.knows_its_parts() {
+        if self.read_along == ReadAlong::MayBegin && !self.scope.is_known() {
             // Nobody else may have it: one of those who wait takes the lead.
             self.done = true;
             self.held.fail();

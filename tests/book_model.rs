@@ -417,6 +417,17 @@ impl Version {
         self.age_then + self.then.elapsed().as_secs()
     }
 
+    /// Whether it gives its lifetime twice, and differently: then a cache may take it for stale (RFC 9111 §4.2.1).
+    fn contradicts_itself(&self) -> bool {
+        let first = [self.s_maxage(), self.max_age()];
+        let differs = |says: &Says| match says {
+            Says::SMaxAge(seconds) => first[0] != Some(*seconds),
+            Says::MaxAge(seconds) => first[1] != Some(*seconds),
+            _ => false,
+        };
+        self.fields.control.iter().flatten().any(differs)
+    }
+
     /// RFC 9111 §4.2.1, at the most.
     fn lifetime(&self, status: u16) -> u64 {
         let explicit = self.s_maxage().or(self.max_age());
@@ -633,6 +644,7 @@ impl Model {
                 && later.is_for(asks, version)
                 && version.fields.vary == before.fields.vary
                 && !version.has(Says::NoCache)
+                && !version.contradicts_itself()
                 && version.lifetime(later.status) > version.age_then
                 && (!is_failure(later.status)
                     || (is_failure(known.status) && !self.may_be_kept_instead(later)))

@@ -1,13 +1,21 @@
 //! Tags, lifetimes and refusals that deep code says of the response that is being built.
 
-use std::{convert::Infallible, process::Command, time::Duration};
+use std::{
+    convert::Infallible,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use http::{Request, Response};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_response_cache::{CacheHandle, CacheLayer, CacheScope, Tag, scope};
 
-use crate::common::{Body, Origin, get, head, ok, send, streamed, with, within};
+use crate::common::{Body, Gate, Origin, get, head, ok, send, streamed, with, within};
 
 const T: Tag = Tag::new("t");
 
@@ -273,4 +281,44 @@ async fn a_scope_that_is_carried_along_may_speak_too_late() {
         assert_eq!(crate::common::read(response).await.text(), "ab");
         assert_eq!(origin.calls(), nth);
     }
+}
+
+// Invariant 36.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_tags_its_response_is_not_read_along_since_a_purge_would_not_reach_it() {
+    let (gate, version) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
+    let (at, now) = (gate.clone(), version.clone());
+    let origin = Origin::new(move |_| {
+        let (gate, version) = (at.clone(), now.load(SeqCst));
+        let frames = futures_util::stream::unfold(0, move |frame| {
+            let gate = gate.clone();
+            async move {
+                match frame {
+                    0 => scope::tag(T),
+                    1 => gate.pass().await,
+                    _ => return None,
+                }
+                let data = http_body::Frame::data(format!("{version}").into());
+                Some((Ok::<_, crate::common::Broken>(data), frame + 1))
+            }
+        });
+        let body = http_body_util::StreamBody::new(frames);
+        Response::new(crate::common::boxed(body))
+    });
+    let layer = CacheLayer::builder().build();
+    let (cache, handle) = (layer.layer(origin.clone()), layer.handle());
+    let ask = || {
+        let cache = cache.clone();
+        tokio::spawn(async move { send(&cache, get("/")).await })
+    };
+    let first = ask();
+    gate.arrival().await;
+    version.store(1, SeqCst);
+    handle.purge(T).await.unwrap();
+    let second = ask();
+    crate::common::settle().await;
+    assert!(!second.is_finished());
+    gate.open();
+    assert_eq!(first.await.unwrap().text(), "00");
+    assert_eq!(second.await.unwrap().text(), "11");
 }
