@@ -425,7 +425,7 @@ impl Errand {
         })?;
         self.part = part.map(|part| {
             let names = part.tags.iter().map(|tag| purges.hash_tag(tag));
-            let own = [self.keys.request, self.keys.target];
+            let own = [self.keys.request, self.keys.target, self.keys.all_queries];
             let marks = names.chain(own).chain(self.inherited.iter().copied());
             Part {
                 marks: Some(PartMarks::new(purges, marks.collect::<Vec<_>>())),
@@ -477,7 +477,7 @@ impl Errand {
             .filter(|_| plan.head.search.is_some());
         let path = of_all_queries.map(|searched| self.config.path_hash(&searched.path));
         let own = tags
-            .chain([self.keys.request, self.keys.target])
+            .chain([self.keys.request, self.keys.target, self.keys.all_queries])
             .chain(path);
         if self.inherited.is_empty() {
             return own.collect();

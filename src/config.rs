@@ -70,6 +70,12 @@ impl Config {
         self.shared.purges.hash_path(path)
     }
 
+    /// What a purge of all queries of this path marks.
+    pub(crate) fn all_queries_hash(&self, parts: &request::Parts) -> u64 {
+        let path = self.selection.target_path(parts);
+        self.shared.purges.hash_all_queries(&path)
+    }
+
     /// The host that a request is for, if answers to different hosts are apart.
     pub(crate) fn origin(&self, parts: &request::Parts) -> Option<String> {
         let keyed = self.selection.keys_authority();

@@ -175,7 +175,9 @@ impl CacheHandle {
             let paths = layers.iter().map(|layer| layer.path_of(request));
             marks.extend(paths.map(|path| purges.hash_path(&path)));
         }
-        Purge::new(&self.shared, Targets::any(marks), skipped)
+        let paths = layers.iter().map(|layer| layer.path_of(request));
+        let paths = paths.map(|path| purges.hash_all_queries(&path));
+        Purge::new(&self.shared, Targets::any(marks), skipped).of_paths(paths.collect())
     }
 
     /// Sends these requests through a service that this cache is in, a few at a time, and lets the inner service answer them

@@ -485,6 +485,7 @@ impl Lookup {
             key: self.key.clone(),
             request: self.request_hash(config),
             target: config.target_hash(parts),
+            all_queries: config.all_queries_hash(parts),
             searched,
             fragment: self.fragment.clone(),
             flight,

@@ -50,6 +50,8 @@ pub struct Purge {
     count: bool,
     hold_off: Option<Duration>,
     held: Option<Held>,
+    /// Of a purge by request: its target without the query, as each layer compares it.
+    paths: Vec<u64>,
     /// Why it will not happen.
     error: Option<PurgeError>,
 }
@@ -65,11 +67,20 @@ impl Purge {
             count: false,
             hold_off: None,
             held: None,
+            paths: Vec::new(),
             error: None,
         }
     }
 
     /// One that is an error when it is awaited, and purges nothing.
+    /// As a purge by request of this target, which can be [of all queries](Self::all_queries).
+    pub(crate) fn of_paths(mut self, mut paths: Vec<u64>) -> Self {
+        paths.sort_unstable();
+        paths.dedup();
+        self.paths = paths;
+        self
+    }
+
     pub(crate) fn failed(shared: &Arc<Shared>, error: PurgeError) -> Self {
         let mut purge = Self::new(shared, Targets::any(Vec::new()), 0);
         purge.error = Some(error);
@@ -129,6 +140,31 @@ impl Purge {
     /// ```
     pub fn count_responses(mut self) -> Self {
         self.count = true;
+        self
+    }
+
+    /// Of a purge [by request](crate::CacheHandle::purge_request): what is stored for the request's host and path with any query, and
+    /// whatever else is in the key. A successful `PUT /products/7` invalidates `/products/7` alone; a handler that knows of
+    /// `/products/7?page=2` purges all of them with this. On other purges it changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use http::Request;
+    /// # use tower_response_cache::{CacheHandle, PurgeError};
+    /// async fn changed(cache: &CacheHandle) -> Result<(), PurgeError> {
+    ///     let (request, ()) = Request::get("http://shop.example/products/7").body(()).unwrap().into_parts();
+    ///     cache.purge_request(&request).all_queries().await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn all_queries(mut self) -> Self {
+        let paths = std::mem::take(&mut self.paths);
+        if !paths.is_empty() {
+            // The path is found in every layer, whatever else its key is made of.
+            self.skipped = 0;
+        }
+        let _ = self.targets.add(&Targets::any(paths));
         self
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Keys {
     pub(crate) request: u64,
     /// The hash of the request's target: what an unsafe request to the same marks.
     pub(crate) target: u64,
+    /// The hash of the target without its query: what a purge of all queries marks.
+    pub(crate) all_queries: u64,
     /// Where the response may say what of the query matters.
     pub(crate) searched: Option<Searched>,
     /// Which fragment of a page the response is.

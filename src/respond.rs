@@ -594,6 +594,7 @@ where
         let marks = [
             self.lookup.request_hash(&config),
             config.target_hash(&parts),
+            config.all_queries_hash(&parts),
         ];
         config.selection.show(&mut parts);
         let part = self.outer.is_some();

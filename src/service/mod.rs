@@ -202,8 +202,11 @@ where
     let key = key.iter().map(|key| purges.hash_key(key));
     // An unsafe request purges its own target, and not what is made of its response.
     let is_safe = config.policy.is_safe(&request.0.method);
-    let target = is_safe.then(|| config.target_hash(&request.0));
-    let marks = key.chain(target).collect();
+    let target = is_safe.then(|| {
+        let target = config.target_hash(&request.0);
+        [target, config.all_queries_hash(&request.0)]
+    });
+    let marks = key.chain(target.into_iter().flatten()).collect();
     let invalidation = Invalidation::of(&config, &request.0);
     let part = BypassedPart::begin(&config, &mut request.0, marks);
     ResponseFuture::long_way(Box::pin(async move {

@@ -138,6 +138,11 @@ impl PurgeClock {
         self.hasher.hash_one((3u8, path))
     }
 
+    /// Every response of a path, whatever its query: what [`Purge::all_queries`](crate::Purge::all_queries) marks.
+    pub(crate) fn hash_all_queries(&self, path: &[u8]) -> TagHash {
+        self.hasher.hash_one((4u8, path))
+    }
+
     /// Marks these tags. When it returns, every request that arrives finds all that was born before invalid.
     ///
     /// Several tags are one epoch. Beyond `max_marks` the floor is raised: too much is purged, never too little.

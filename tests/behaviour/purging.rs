@@ -179,3 +179,54 @@ async fn tags_found_in_the_course_of_a_change_are_held_and_purged_with_the_other
     drop(guard);
     assert!(!is_hit("/order").await && !is_hit("/customer").await && is_hit("/other").await);
 }
+
+// Invariants 36, 44, 62.
+#[tokio::test]
+async fn a_purge_of_all_queries_reaches_each_response_of_the_path_and_no_other() {
+    let asked = |uri: &str| {
+        let mut request = with(get(uri), "accept-language", "de");
+        request.headers_mut().remove("host");
+        request
+    };
+    let handle = CacheHandle::builder().build();
+    let layer = |key: Key| CacheLayer::builder().handle(&handle).key(key).build();
+    let by_language = Key::new().header(http::header::ACCEPT_LANGUAGE);
+    let layers = [layer(Key::new().query(["page"])), layer(by_language)];
+    let caches = layers.map(|layer| layer.layer(Origin::new(|_| ok("page"))));
+    let of_the_path = [
+        "http://shop.example/a",
+        "http://shop.example/a?page=1",
+        "http://shop.example/a?page=2&x=%7e",
+        "http://shop.example:80/%61",
+    ];
+    let of_others = ["http://shop.example/a/b", "http://other.example/a"];
+    for cache in &caches {
+        for uri in of_the_path.iter().chain(&of_others) {
+            send(cache, asked(uri)).await;
+        }
+    }
+    let (target, _) = asked("http://SHOP.example/a?page=9").into_parts();
+    let purged = handle.purge_request(&target).all_queries().await.unwrap();
+    assert_eq!(purged.skipped, 0);
+    for cache in &caches {
+        for uri in of_others {
+            let answer = send(cache, asked(uri)).await;
+            assert!(answer.is_hit(), "{uri} {:?}", answer.cache());
+        }
+        for uri in of_the_path {
+            let answer = send(cache, asked(uri)).await;
+            assert!(!answer.is_hit(), "{uri}");
+        }
+    }
+    let (target, _) = asked("http://shop.example/a").into_parts();
+    handle.purge_request(&target).await.unwrap();
+    let second = with(
+        get("http://shop.example/a?page=2&x=%7e"),
+        "accept-language",
+        "de",
+    );
+    assert!(
+        send(&caches[1], second).await.is_hit(),
+        "without all_queries only its own"
+    );
+}
