@@ -74,17 +74,27 @@ impl Limit {
     }
 }
 
-/// A request or a purge has met a limit. Reported at most once a minute for each limit.
-pub(crate) fn limit_reached(limit: Limit) {
+/// The limits that were reached, each reported at most once a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
     #[cfg(feature = "tracing")]
-    {
-        static THROTTLES: [Throttle; 5] = [const { Throttle::new() }; 5];
-        if let Some(times) = THROTTLES[limit as usize].passes() {
+    throttles: [Throttle; 5],
+}
+
+impl Limits {
+    /// A request or a purge has met this limit.
+    #[cfg_attr(
+        not(feature = "tracing"),
+        expect(clippy::unused_self, reason = "there are no events")
+    )]
+    pub(crate) fn reached(&self, limit: Limit) {
+        #[cfg(feature = "tracing")]
+        if let Some(times) = self.throttles[limit as usize].passes() {
             tracing::warn!(target: TARGET, limit = limit.name(), times, "a limit was reached");
         }
+        #[cfg(not(feature = "tracing"))]
+        let _ = limit;
     }
-    #[cfg(not(feature = "tracing"))]
-    let _ = limit;
 }
 
 /// Lets one of many like events through: at most one a minute.

@@ -359,7 +359,7 @@ impl Recorder {
     /// Nothing is remembered of it: the next one may find room.
     fn exceed_budget(&mut self) {
         self.config.shared.budget.count_exceeded();
-        events::limit_reached(Limit::Recordings);
+        self.config.shared.limits.reached(Limit::Recordings);
         self.settle();
     }
 

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, FillMode},
     entry::{AgainCell, Asked},
     error::BoxError,
-    events::{self, Limit},
+    events::Limit,
     fill::Fill,
     flight::{Boarding, Follower, Landing, Leader},
     key::KeyBytes,
@@ -147,7 +147,7 @@ where
                     return self.pass(Reason::Reentrant, deadline).await;
                 }
                 Boarding::Full => {
-                    events::limit_reached(Limit::Waiters);
+                    self.config.shared.limits.reached(Limit::Waiters);
                     return self.squeeze(Reason::TooManyWaiters, deadline).await;
                 }
                 Boarding::Follow(follower) => follower,
@@ -576,7 +576,7 @@ where
 
     fn unavailable(&self, reason: Reason) -> Response<ResponseBody<ResB>> {
         if reason == Reason::TooManyFills {
-            events::limit_reached(Limit::Fills);
+            self.config.shared.limits.reached(Limit::Fills);
         }
         reply::unavailable(&self.config, reason)
     }

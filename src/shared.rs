@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) flights: Arc<Flights<Answer>>,
     pub(crate) refusals: Refusals,
     pub(crate) counters: Counters,
+    /// The limits that were reached.
+    pub(crate) limits: events::Limits,
     /// What bodies under way may hold.
     pub(crate) budget: Arc<Budget>,
     /// The application's name for its cache, and the version of what it stores.
@@ -209,6 +211,7 @@ impl Shared {
             flights: Flights::new(),
             refusals: Refusals::new(limits.max_refusals),
             counters: Counters::default(),
+            limits: events::Limits::default(),
             budget: Budget::new(limits.max_recording_bytes, limits.max_bytes),
             namespace: namespace.map(Into::into),
             fills: places(limits.max_concurrent_fills),
@@ -282,7 +285,7 @@ impl Shared {
     pub(crate) fn try_refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
         let permit = self.refreshes.clone().try_acquire_owned().ok();
         if permit.is_none() {
-            events::limit_reached(Limit::Refreshes);
+            self.limits.reached(Limit::Refreshes);
         }
         permit
     }

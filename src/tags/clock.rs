@@ -33,6 +33,7 @@ pub(crate) struct PurgeClock {
     drops: AtomicU64,
     marks: RwLock<Marks>,
     max_marks: usize,
+    limits: events::Limits,
     births: Mutex<Births>,
     /// What unsafe requests can invalidate, and when they did.
     present: Arc<PresentTargets>,
@@ -112,6 +113,7 @@ impl PurgeClock {
             drops: AtomicU64::new(0),
             marks: RwLock::new(Marks::swept_at(FIRST_EPOCH)),
             max_marks,
+            limits: events::Limits::default(),
             births: Mutex::new(Births::new()),
             present: Arc::default(),
             hasher: RandomState::new(),
@@ -180,7 +182,7 @@ impl PurgeClock {
         self.epoch.store(epoch, Ordering::Release);
         drop(marks);
         if is_full {
-            events::limit_reached(Limit::Marks);
+            self.limits.reached(Limit::Marks);
         }
         epoch
     }

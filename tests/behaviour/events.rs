@@ -1,8 +1,9 @@
 //! Events of the feature `tracing`.
 
 use std::{
+    cell::RefCell,
     fmt::Debug,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
     time::Duration,
 };
 
@@ -17,6 +18,10 @@ use tracing::{
 
 use crate::common::{Origin, get, ok, request, send, with};
 
+thread_local! {
+    static OF_THIS_THREAD: RefCell<Option<Written>> = const { RefCell::new(None) };
+}
+
 /// The cache's events of the current thread, a line each: the level, the target, and the fields.
 #[derive(Clone, Default)]
 pub(crate) struct Written(Arc<Mutex<Vec<String>>>);
@@ -30,10 +35,25 @@ impl Written {
     }
 
     /// Notes what happens on this thread until the guard is dropped.
-    pub(crate) fn start(&self) -> tracing::subscriber::DefaultGuard {
-        tracing::subscriber::set_default(self.clone())
+    pub(crate) fn start(&self) -> Guard {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::subscriber::set_global_default(ByThread).unwrap());
+        OF_THIS_THREAD.set(Some(self.clone()));
+        Guard
     }
 }
+
+pub(crate) struct Guard;
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        OF_THIS_THREAD.set(None);
+    }
+}
+
+/// One subscriber of all threads. With one for each thread, `tracing` may remember of an event that nobody listens, because it first
+/// happened on a thread without one.
+struct ByThread;
 
 struct Line(String);
 
@@ -43,7 +63,7 @@ impl Visit for Line {
     }
 }
 
-impl Subscriber for Written {
+impl Subscriber for ByThread {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("tower_response_cache") && metadata.is_event()
     }
@@ -57,10 +77,13 @@ impl Subscriber for Written {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        let Some(written) = OF_THIS_THREAD.with_borrow(Clone::clone) else {
+            return;
+        };
         let metadata = event.metadata();
         let mut line = Line(format!("{} {}", metadata.level(), metadata.target()));
         event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
+        written.0.lock().unwrap().push(line.0);
     }
 
     fn enter(&self, _: &Id) {}

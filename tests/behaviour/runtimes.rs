@@ -1,12 +1,6 @@
 //! Runtimes without a timer, and panics of the application's own code.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::Method;
@@ -102,47 +96,18 @@ fn a_runtime_with_a_timer_is_told_from_one_without_on_the_same_thread() {
     assert_eq!(origin.calls(), 4);
 }
 
-/// Counts the events that warn.
-struct Warnings(Arc<AtomicUsize>);
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let target = event.metadata().target();
-        if target.starts_with("tower_response_cache::clock") {
-            self.0.fetch_add(1, SeqCst);
-        }
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[cfg(feature = "tracing")]
 #[test]
 fn a_missing_timer_is_one_warning() {
-    let warnings = Arc::new(AtomicUsize::new(0));
+    let written = crate::events::Written::default();
+    let _guard = written.start();
     let cache = CacheLayer::new(Duration::from_secs(60)).layer(Origin::new(|_| ok("page")));
-    tracing::subscriber::with_default(Warnings(warnings.clone()), || {
-        let runtime = without_timer(0);
-        for _ in 0..3 {
-            let passed = runtime.block_on(reason(&cache, get("/")));
-            assert_eq!(passed, Some(Reason::NoTimer));
-        }
-    });
-    assert_eq!(warnings.load(SeqCst), 1);
+    let runtime = without_timer(0);
+    for _ in 0..3 {
+        let passed = runtime.block_on(reason(&cache, get("/")));
+        assert_eq!(passed, Some(Reason::NoTimer));
+    }
+    assert_eq!(written.with("WARN tower_response_cache::clock").len(), 1);
 }
 
 // What is recorded of a request to be sent again has none of its conditions.

@@ -351,49 +351,15 @@ async fn a_sealed_layer_inside_another_cache_layer_accounts_for_what_that_adds()
 #[cfg(feature = "tracing")]
 #[tokio::test]
 async fn a_warning_says_how_many_extensions_are_unknown_and_what_to_write() {
-    use std::sync::Mutex;
-
-    use tracing::{
-        Event, Metadata, Subscriber,
-        field::{Field, Visit},
-        span::{Attributes, Id, Record},
-    };
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<String>>);
-
-    impl Visit for Written {
-        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-            self.0
-                .lock()
-                .unwrap()
-                .push_str(&format!("{field}={value:?}\n"));
-        }
-    }
-
-    impl Subscriber for Written {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            metadata.target().starts_with("tower_response_cache") && metadata.is_event()
-        }
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn event(&self, event: &Event<'_>) {
-            event.record(&mut self.clone());
-        }
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
-    }
-
-    let written = Written::default();
-    let _guard = tracing::subscriber::set_default(written.clone());
+    let written = crate::events::Written::default();
+    let _guard = written.start();
     // Two requests, and one warning: a key says it once a minute.
     let (_, reason) = users_seen(Key::new().seal(), &ann_with_a_pool()).await;
     assert_eq!(reason, Some(Reason::UnknownExtension));
-    let written = written.0.lock().unwrap().clone();
-    assert_eq!(written.matches("unknown=2").count(), 1, "{written}");
+    let warnings = written.with("unknown=2");
+    let [written] = &*warnings else {
+        panic!("{warnings:?}")
+    };
     assert!(written.contains("behaviour::sealing::User"), "{written}");
     assert!(written.contains("behaviour::sealing::Pool"), "{written}");
     for remedy in ["extension_with", "allow_extension", "hide_extension"] {
