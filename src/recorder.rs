@@ -551,8 +551,10 @@ impl Recorder {
         let recording = &self.recording;
         let policy = &self.config.policy;
         let (mut head, body) = (self.told.head.clone(), recording.to_bytes());
-        if !self.is_accepted(&body) {
+        if self.scope.is_refused() || !self.is_accepted(&body) {
+            self.scope.refuse();
             shared.counters.reasons.count(Reason::StoreIf);
+            events::not_stored(Reason::StoreIf, None);
             return false;
         }
         // How a gRPC call ended is no part of what a tag names.

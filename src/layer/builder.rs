@@ -639,7 +639,8 @@ impl<B, R> CacheLayerBuilder<B, R> {
     /// updated head and the stored body. The head is as the inner service sent it; the body is in the response's
     /// `Content-Encoding`. Of a gRPC response it is the message without its prefix of five bytes, compressed if `grpc-encoding` says so.
     ///
-    /// A layer with this closure does not say `stored` in `Cache-Status`, which is sent before the body is complete.
+    /// A layer with this closure does not say `stored` in `Cache-Status`, which is sent before the body is complete. A response that a
+    /// handler composes of one that is refused is not stored either.
     ///
     /// # Examples
     ///

@@ -132,7 +132,8 @@ impl PendingPart {
 
     fn settle(&mut self, is_known: bool) {
         self.settled = true;
-        self.page.end_part(is_known);
+        let refused = self.own.as_ref().is_some_and(CacheScope::is_refused);
+        self.page.end_part(is_known, refused);
     }
 }
 

@@ -261,6 +261,8 @@ struct Gathering {
     pending_parts: usize,
     /// What it depends on cannot be told: see [`Part`].
     has_unknown_part: bool,
+    /// `store_if` has refused it, or a part of it.
+    refused: bool,
 }
 
 /// What was said of a response while it was built.
@@ -314,12 +316,24 @@ impl CacheScope {
         }
     }
 
-    /// A part has come to its end, and whether it is known what it depends on.
-    pub(crate) fn end_part(&self, is_known: bool) {
+    /// A part has come to its end: whether it is known what it depends on, and whether `store_if` has refused it.
+    pub(crate) fn end_part(&self, is_known: bool, refused: bool) {
         if let Some(mut gathering) = self.lock() {
             gathering.pending_parts = gathering.pending_parts.saturating_sub(1);
             gathering.has_unknown_part |= !is_known;
+            gathering.refused |= refused;
         }
+    }
+
+    /// `store_if` has refused the response: whatever is made of it is not stored either.
+    pub(crate) fn refuse(&self) {
+        if let Some(mut gathering) = self.lock() {
+            gathering.refused = true;
+        }
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.lock().is_some_and(|gathering| gathering.refused)
     }
 
     /// Whether a part is unknown, whatever becomes of the others.

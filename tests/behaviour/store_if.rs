@@ -441,3 +441,33 @@ mod recipes {
         assert_eq!(origin.calls(), 10);
     }
 }
+
+// Invariants 61, 70.
+#[tokio::test(start_paused = true)]
+async fn a_page_of_a_part_that_is_refused_is_shared_and_not_stored_either() {
+    let fails = Arc::new(AtomicBool::new(true));
+    let handle = tower_response_cache::CacheHandle::builder().build();
+    let builder = || CacheLayer::builder().handle(&handle);
+    let part = builder().store_if(is_good).build().layer(origin(&fails));
+    let pages = Origin::later(move |_| {
+        let part = part.clone();
+        async move {
+            ok(format!(
+                "page of {}",
+                send(&part, get("/part")).await.text()
+            ))
+        }
+    });
+    let page = builder().build().layer(pages.clone());
+    for text in ["page of errors 1", "page of errors 2"] {
+        let answer = send(&page, get("/")).await;
+        assert_eq!((answer.text(), answer.is_hit()), (text, false));
+        settle().await;
+    }
+    assert_eq!(handle.stats().entries, 0);
+    fails.store(false, Ordering::SeqCst);
+    assert_eq!(send(&page, get("/")).await.text(), "page of data 3");
+    settle().await;
+    assert!(send(&page, get("/")).await.is_hit());
+    assert_eq!(pages.calls(), 3);
+}
