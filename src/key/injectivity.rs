@@ -338,7 +338,7 @@ mod tests {
     // Invariants 7, 8, 10, 14.
     #[test]
     fn keys_are_equal_exactly_when_all_that_was_chosen_is_equal() {
-        let pairs = scaled(50_000) as u64;
+        let pairs = scaled(20_000) as u64;
         let [even, odd] = thread::scope(|scope| {
             let half = |first| scope.spawn(move || tried((first..pairs).step_by(2)));
             [half(0), half(1)].map(|half| half.join().expect("as many pairs as there are"))
