@@ -268,11 +268,30 @@ impl Lookup {
     }
 
     /// Looks for a response that is for this request, may be served, and was not purged.
-    pub(crate) fn look(&self, config: &Config, headers: &HeaderMap) -> Found {
+    pub(crate) fn look(&mut self, config: &Config, headers: &HeaderMap) -> Found {
+        let found = self.look_once(config, headers);
+        if matches!(found, Found::Hit(_)) || !self.arrives_again(config) {
+            return found;
+        }
+        self.look_once(config, headers)
+    }
+
+    fn look_once(&self, config: &Config, headers: &HeaderMap) -> Found {
         match config.shared.memory.get(&self.key) {
             Some(slot) => self.look_at(slot, config, headers),
             None => Found::Nothing(Missing::default()),
         }
+    }
+
+    /// If a sweep has dropped marks since the request arrived, nothing that it finds can be known to be valid, and it would miss what is
+    /// there to fall back on. Then it arrives now: a later arrival is allowed less. Returns whether it does.
+    pub(crate) fn arrives_again(&mut self, config: &Config) -> bool {
+        let purges = &config.shared.purges;
+        let is_overtaken = purges.is_overtaken(self.arrival);
+        if is_overtaken {
+            self.arrival = purges.arrive();
+        }
+        is_overtaken
     }
 
     /// As [`look`](Self::look), at what is stored under the key. Of the responses that are for this request, the newest

@@ -300,7 +300,8 @@ pub struct Purged {
     /// How many stored responses, each variant of one counted, bore the tags and had not been purged before. `None` unless the purge was to
     /// [count](Purge::count_responses) them. Responses in flight are purged as well, and not counted.
     pub responses: Option<usize>,
-    /// How many responses were fetched anew: [`Purge::refresh`].
+    /// How many responses were fetched anew: [`Purge::refresh`]. One that a request has refreshed meanwhile is not fetched
+    /// twice, and not counted.
     pub refreshed: usize,
     /// How many could not be fetched anew, and are stale.
     pub failed: usize,

@@ -282,9 +282,20 @@ where
 
     /// Holds what is stale, as soon as it is found.
     pub(crate) fn pin(&mut self) {
-        let stale = self.missing.stale.as_ref();
-        let (shared, arrival) = (&self.config.shared, self.lookup.arrival);
-        self.pinned = stale.and_then(|stale| Pinned::new(shared, stale, arrival).map(Arc::new));
+        self.pinned = self.pin_stale();
+        if self.pinned.is_none()
+            && self.missing.stale.is_some()
+            && self.lookup.arrives_again(&self.config)
+            && let Found::Nothing(missing) = self.lookup.look(&self.config, &self.request.0.headers)
+        {
+            self.missing = missing;
+            self.pinned = self.pin_stale();
+        }
+    }
+
+    fn pin_stale(&self) -> Option<Arc<Pinned>> {
+        let stale = self.missing.stale.as_ref()?;
+        Pinned::new(&self.config.shared, stale, self.lookup.arrival).map(Arc::new)
     }
 
     /// What was stored between the miss and the start of a flight.

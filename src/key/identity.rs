@@ -75,6 +75,11 @@ pub(super) fn says(name: &HeaderName) -> Option<Says> {
 }
 
 fn says_by_name(name: &str) -> Option<Says> {
+    // Browsers alone set these, and say nothing in them of who asks (Fetch, forbidden request-headers): half of the
+    // fields of a browser's request.
+    if name.starts_with("sec-") {
+        return None;
+    }
     if is_listed(name) || has_telling_end(name) {
         return Some(kind(name));
     }
@@ -144,8 +149,7 @@ fn has_telling_end(name: &str) -> bool {
         _ => return false,
     };
     let ends_so = |end: &&str| name.ends_with(end) || *name == end[1..];
-    // Browsers say with it that somebody has clicked, and not who.
-    ends.iter().any(ends_so) && name != "sec-fetch-user"
+    ends.iter().any(ends_so)
 }
 
 const KEYS: [&str; 10] = [

@@ -321,7 +321,9 @@ pub(crate) fn asks_in_another_unit(parts: &request::Parts) -> bool {
 
 /// Whether the answer depends on what only the origin knows to be so now (RFC 9110 §13.1.1, §13.1.4).
 fn has_precondition(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::IF_MATCH) || headers.contains_key(header::IF_UNMODIFIED_SINCE)
+    // One walk over the names is cheaper than two searches.
+    let mut names = headers.keys();
+    names.any(|name| [header::IF_MATCH, header::IF_UNMODIFIED_SINCE].contains(name))
 }
 
 /// Takes out what concerns the one requester alone, so that the inner service answers with the whole: the reply is

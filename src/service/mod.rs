@@ -244,7 +244,7 @@ fn look<S, ReqB, ResB>(
     config: &Arc<Config>,
     inner: &S,
     request: (request::Parts, ReqB),
-    lookup: Lookup,
+    mut lookup: Lookup,
     origin: impl FnOnce(&ReqB) -> Option<Origin>,
     same_body: fn(&ReqB) -> Option<ReqB>,
 ) -> ResponseFuture<S, ReqB, ResB>

@@ -235,6 +235,11 @@ impl PurgeClock {
         Arrival { epoch, drops }
     }
 
+    /// Returns whether a sweep has dropped marks since a request arrived: for it, no response that a purge concerned is valid.
+    pub(crate) fn is_overtaken(&self, arrival: Arrival) -> bool {
+        self.drops.load(Ordering::Acquire) != arrival.drops
+    }
+
     /// Whether a stored response may be served to a request that arrived then.
     pub(crate) fn is_valid(&self, stamp: &Stamp, arrival: Arrival) -> bool {
         // `Acquire`: with the epoch, that it has been stale since then is seen.
@@ -245,7 +250,7 @@ impl PurgeClock {
         }
         let marks = self.read_marks();
         // A sweep may have dropped a mark of this response after the response was taken from the store: then that
-        // no mark is found says nothing. It is rare, and counts as a miss.
+        // no mark is found says nothing. It is rare; the request looks again, as one that arrives later.
         let overtaken = self.drops.load(Ordering::Relaxed) != arrival.drops;
         if (overtaken && !self.mutants.has(Mutant::SweepNotNoticed)) || !note(&marks, stamp) {
             return false;

@@ -9,10 +9,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use tower::Layer;
 use tower_response_cache::{CacheHandle, CacheLayer, Key, Reason, Tag, Tags};
 
-use crate::common::{Gate, Origin, get, ok, request, send, with};
+use crate::common::{Gate, Origin, get, ok, request, send, status, with};
 
 /// A listing of so many items, each with a tag, as its path says: `/300`.
 fn listing() -> Origin {
@@ -229,4 +230,42 @@ async fn a_purge_of_all_queries_reaches_each_response_of_the_path_and_no_other()
         send(&caches[1], second).await.is_hit(),
         "without all_queries only its own"
     );
+}
+
+// Invariants 36, 40: the sweep drops the mark after the request has arrived, and before it looks at the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_a_sweep_overtakes_falls_back_on_what_was_purged_softly() {
+    let origin = Origin::new(|request| match request.headers().contains_key("x-fail") {
+        true => status(StatusCode::SERVICE_UNAVAILABLE),
+        false => with(ok("page"), "cache-control", "max-age=60"),
+    });
+    let handle = CacheHandle::builder().build();
+    let swept = handle.clone();
+    let purge_and_sweep = move |parts: &http::request::Parts| {
+        if parts.headers.contains_key("x-fail") {
+            tokio::task::block_in_place(|| {
+                let runtime = tokio::runtime::Handle::current();
+                runtime.block_on(async {
+                    let _ = swept.purge_all().soft().await.unwrap();
+                    for _ in 0..10_000 {
+                        if swept.stats().marks == 0 {
+                            return;
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    panic!("no sweep came");
+                });
+            });
+        }
+        Some("all")
+    };
+    let layer = CacheLayer::builder()
+        .handle(&handle)
+        .key(Key::new().part("sweeps", purge_and_sweep))
+        .stale_if_error(Duration::from_secs(600))
+        .build();
+    let service = layer.layer(origin);
+    send(&service, get("/")).await;
+    let answer = send(&service, with(get("/"), "x-fail", "1")).await;
+    assert_eq!(answer.text(), "page");
 }
