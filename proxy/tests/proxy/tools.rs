@@ -1,7 +1,7 @@
 //! A proxy in a process of its own, an origin that says just the bytes it is told, and a client that hides nothing.
 
 use std::{
-    env, fmt,
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     process::Stdio,
@@ -40,16 +40,8 @@ pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
     .await;
 }
 
-/// Cargo puts examples beside the directory of the tests.
 pub(crate) fn binary() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let profile = test.parent().and_then(|deps| deps.parent()).unwrap();
-    let binary = profile.join("examples").join("reverse_proxy");
-    assert!(
-        binary.exists(),
-        "{binary:?} is missing: first run `cargo build --all-features --examples`"
-    );
-    binary
+    PathBuf::from(env!("CARGO_BIN_EXE_tower-response-cache-proxy"))
 }
 
 pub(crate) const TOKEN: &str = "a-secret-of-the-tests";

@@ -1,6 +1,6 @@
-//! The reverse proxy of the examples, as a process of its own: before origins that say just the bytes they are told, and with clients
+//! The proxy as a process of its own: before origins that say just the bytes they are told, and with clients
 //! that hide nothing.
-#![cfg(all(unix, feature = "json"))]
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "what goes wrong here is a failed test")]
 
 mod abuse;

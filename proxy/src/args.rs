@@ -9,7 +9,7 @@ use lexopt::{
 };
 
 pub(crate) const USAGE: &str = "\
-usage: reverse_proxy --origin http://HOST:PORT|demo [OPTION…]
+usage: tower-response-cache-proxy --origin http://HOST:PORT|demo [OPTION…]
 
   --listen HOST:PORT               where clients come [127.0.0.1:3000]
   --admin HOST:PORT                where it is purged and looked at; never the clients' address

@@ -1,6 +1,6 @@
 //! A caching reverse proxy: it stands before a slow HTTP service, and asks it once for what many want.
 //!
-//! `cargo run --features json --example reverse_proxy -- --origin demo --admin 127.0.0.1:3001 --admin-token secret`, and in
+//! `cargo run -p tower-response-cache-proxy -- --origin demo --admin 127.0.0.1:3001 --admin-token secret`, and in
 //! another terminal (the demo takes 200 ms for each answer; your own is `--origin http://127.0.0.1:8080`):
 //!
 //! ```text
