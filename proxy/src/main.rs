@@ -44,7 +44,7 @@ mod upstream;
 
 use std::io;
 
-use tokio::{net::TcpListener, signal, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, signal, sync::watch, task::JoinSet, time::Instant};
 use tower_response_cache::CacheHandle;
 
 use admin::Administration;
@@ -91,7 +91,7 @@ async fn main() -> Result<(), BoxError> {
         servers.spawn(serve(listener, manners, stopped.clone(), answer));
     }
     let listener = TcpListener::bind(args.listen).await?;
-    let interrupted = interrupted()?;
+    let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let answer = move |request, client| {
         let proxy = proxy.clone();
@@ -99,15 +99,23 @@ async fn main() -> Result<(), BoxError> {
     };
     servers.spawn(serve(listener, manners, stopped, answer));
 
-    interrupted.await;
+    signals.next().await;
     stop.send_replace(true);
-    while servers.join_next().await.is_some() {}
-    let end = handle.shutdown(PATIENCE).await;
-    if end.still_running > 0 {
-        note(format_args!(
-            "{} requests to the origin were cut off",
-            end.still_running
-        ));
+    let deadline = Instant::now() + PATIENCE;
+    let stopped = async {
+        while servers.join_next().await.is_some() {}
+        handle
+            .shutdown(deadline.saturating_duration_since(Instant::now()))
+            .await
+    };
+    tokio::select! {
+        end = stopped => if end.still_running > 0 {
+            note(format_args!(
+                "{} requests to the origin were cut off",
+                end.still_running
+            ));
+        },
+        () = signals.next() => note(format_args!("stopped at once by a second signal")),
     }
     Ok(())
 }
@@ -122,18 +130,40 @@ fn manners(limits: Limits) -> Manners {
     }
 }
 
-/// Ctrl-C, or what a process manager sends.
-fn interrupted() -> io::Result<impl Future<Output = ()>> {
+/// What ends the process: Ctrl-C (SIGINT), or what a process manager sends (SIGTERM).
+struct Signals {
     #[cfg(unix)]
-    let mut terminated = signal::unix::signal(signal::unix::SignalKind::terminate())?;
-    Ok(async move {
+    terminate: signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
         #[cfg(unix)]
-        let terminated = terminated.recv();
-        #[cfg(not(unix))]
-        let terminated = std::future::pending::<()>();
+        use signal::unix::{SignalKind, signal};
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: signal(SignalKind::terminate())?,
+            #[cfg(unix)]
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next signal.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it loses none.
+    async fn next(&mut self) {
+        #[cfg(unix)]
         tokio::select! {
-            _ = signal::ctrl_c() => {}
-            _ = terminated => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    })
+        #[cfg(not(unix))]
+        if signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }

@@ -10,4 +10,5 @@ mod messages;
 mod requests;
 mod search;
 mod spelled;
+mod stopping;
 mod tools;
