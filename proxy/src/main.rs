@@ -36,6 +36,7 @@ mod admin;
 mod answers;
 mod args;
 mod demo;
+mod failures;
 mod fields;
 mod proxy;
 mod search;

@@ -1,6 +1,6 @@
 //! What stands outside the cache: which requests are taken, in what form, and what becomes of a failure.
 
-use std::{error::Error, net::SocketAddr};
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request,
@@ -15,9 +15,10 @@ use tower_response_cache::{
 use crate::{
     answers::{Refusal, boxed},
     args::{Caching, Limits},
+    failures::FailureLog,
     fields::{Pseudonym, remove_forwarded, remove_hop_by_hop},
     search::Searches,
-    server::{Body, BoxError, note},
+    server::{Body, BoxError},
     upstream::{ClientAddress, Upstream, UpstreamError},
 };
 
@@ -25,6 +26,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Proxy {
     pseudonym: Pseudonym,
+    failures: Arc<FailureLog>,
     cached: Cached,
 }
 
@@ -48,7 +50,11 @@ impl Proxy {
             None => Cached::Pages(builder.name("pages").build().layer(upstream)),
             Some(lag) => Cached::Searches(Box::new(Searches::new(builder, upstream, handle, lag)?)),
         };
-        Ok(Self { pseudonym, cached })
+        Ok(Self {
+            pseudonym,
+            failures: Arc::default(),
+            cached,
+        })
     }
 
     pub(crate) async fn answer(
@@ -60,6 +66,7 @@ impl Proxy {
             Ok(request) => request,
             Err(refusal) => return refusal.into_response(),
         };
+        let (method, target) = (request.method().clone(), request.uri().clone());
         let answer = match &self.cached {
             Cached::Pages(pages) => {
                 let answer = pages.clone().oneshot(request).await;
@@ -67,7 +74,11 @@ impl Proxy {
             }
             Cached::Searches(searches) => searches.answer(request).await,
         };
-        answer.unwrap_or_else(|error| failed(&error))
+        answer.unwrap_or_else(|error| {
+            self.failures
+                .failed(&method, &target, error.status().as_u16(), &error);
+            failed(&error)
+        })
     }
 
     /// Makes a request one that the cache and the origin understand without doubt, or refuses it.
@@ -220,10 +231,6 @@ fn spend_a_forward(parts: &mut request::Parts) -> Result<(), Refusal> {
 /// There is no answer, not even a stale one.
 fn failed(error: &UpstreamError) -> Response<Body> {
     let status = error.status();
-    match error.source() {
-        Some(cause) => note(format_args!("{}: {error}: {cause:?}", status.as_u16())),
-        None => note(format_args!("{}: {error}", status.as_u16())),
-    }
     let refusal = Refusal::new(
         status,
         "there is no answer from the service behind this proxy",

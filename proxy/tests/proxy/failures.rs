@@ -1,6 +1,11 @@
 //! An origin that is down, hangs, or talks nonsense; and what is stored meanwhile.
 
-use tokio::net::TcpListener;
+use std::{process::Stdio, time::Instant};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpListener,
+};
 
 use crate::tools::{Gate, Origin, Proxy, Step, in_time, ok, say, say_and_close, stored};
 
@@ -257,4 +262,27 @@ async fn who_finds_no_place_at_the_origin_is_told_to_come_back() {
         answers.iter().all(|status| [200, 503].contains(status)),
         "{answers:?}"
     );
+}
+
+#[tokio::test]
+async fn a_failed_request_is_one_line_with_method_target_and_reason_and_a_storm_of_them_is_few() {
+    let mut origin = Origin::new(|_| ok("", "there")).await;
+    let address = format!("http://{}", origin.address);
+    let mut proxy = Proxy::run(&address, &[], Stdio::piped()).await;
+    let mut errors = BufReader::new(proxy.process().stderr.take().unwrap()).lines();
+    origin.goes_down().await;
+    let began = Instant::now();
+    for number in 0..50 {
+        assert_eq!(proxy.get(&format!("/page?{number}")).await.status, 502);
+    }
+    proxy.signal("-TERM");
+    let mut lines = Vec::new();
+    while let Some(line) = in_time(errors.next_line()).await.unwrap() {
+        lines.push(line);
+    }
+    let begins = "GET /page?0: 502: the origin cannot be reached: ";
+    assert!(lines[0].starts_with(begins), "{lines:?}");
+    // Ten a second, and one that says how many were left out.
+    let most = 11 * (began.elapsed().as_secs() + 1);
+    assert!(lines.len() >= 10 && lines.len() as u64 <= most, "{lines:?}");
 }
