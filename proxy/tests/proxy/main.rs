@@ -7,6 +7,7 @@ mod abuse;
 mod admin;
 mod failures;
 mod messages;
+mod outages;
 mod requests;
 mod search;
 mod spelled;

@@ -232,7 +232,15 @@ impl Origin {
     where
         F: Fn(&Asked) -> Vec<Step> + Send + Sync + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), answer).await
+    }
+
+    /// One that comes up again where another went down.
+    pub(crate) async fn at<F>(address: SocketAddr, answer: F) -> Self
+    where
+        F: Fn(&Asked) -> Vec<Step> + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let accepted = Arc::new(AtomicUsize::new(0));
