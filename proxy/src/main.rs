@@ -30,7 +30,7 @@
 //! * [`search`]: searches in the cache, and what a write purges.
 //! * [`admin`]: purges, figures, explanations, on an address of their own.
 //! * [`server`]: connections, and how long they may be silent.
-//! * [`fields`]: header fields of one hop. [`args`]: the command line. [`demo`]: an origin to try it with.
+//! * [`fields`]: header fields of one hop. [`options`]: the command line and the configuration file. [`args`]: the settings they make. [`demo`]: an origin to try it with.
 
 mod admin;
 mod answers;
@@ -38,6 +38,7 @@ mod args;
 mod demo;
 mod failures;
 mod fields;
+mod options;
 mod proxy;
 mod search;
 mod server;
@@ -49,23 +50,13 @@ use tokio::{net::TcpListener, signal, sync::watch, task::JoinSet, time::Instant}
 use tower_response_cache::CacheHandle;
 
 use admin::Administration;
-use args::{Args, Limits, Origin, USAGE};
+use args::{Args, Limits, Origin};
 use proxy::Proxy;
 use server::{BoxError, Manners, PATIENCE, note, serve};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let args = match Args::read() {
-        Ok(Some(args)) => args,
-        Ok(None) => {
-            println!("{USAGE}");
-            return Ok(());
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{USAGE}");
-            std::process::exit(2)
-        }
-    };
+    let args = Args::read().unwrap_or_else(|error| error.exit());
     let (stop, stopped) = watch::channel(false);
     let manners = manners(args.limits);
     let origin = match args.origin {

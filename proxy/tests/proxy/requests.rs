@@ -354,13 +354,10 @@ async fn what_cannot_be_understood_on_the_command_line_is_said_with_its_cure() {
             "--admin HOST:PORT",
         ),
         (&[origin[0], origin[1], "--ttl", "-1"], "seconds"),
-        (
-            &[origin[0], origin[1], "--mode", "fast"],
-            "rfc9111 and policy",
-        ),
+        (&[origin[0], origin[1], "--mode", "fast"], "rfc9111, policy"),
         (
             &[origin[0], origin[1], "--max-connections", "0"],
-            "above zero",
+            "--max-connections",
         ),
         (
             &[origin[0], origin[1], "--mode", "rfc9111", "--search-paths"],
@@ -376,7 +373,7 @@ async fn what_cannot_be_understood_on_the_command_line_is_said_with_its_cure() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
         assert!(
-            said.contains(cure) && said.contains("usage:"),
+            said.contains(cure) && said.contains("--help"),
             "{arguments:?}: {said}"
         );
     }
