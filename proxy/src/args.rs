@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Error;
 use http::HeaderName;
 
+use crate::forwarded::TrustedProxies;
 pub(crate) use crate::options::Origin;
 use crate::options::{Mode, Options, Seconds, Timeout, refused};
 
@@ -15,6 +16,7 @@ pub(crate) struct Args {
     pub(crate) admin: Option<Admin>,
     pub(crate) caching: Caching,
     pub(crate) limits: Limits,
+    pub(crate) trusted: TrustedProxies,
 }
 
 /// The administrative interface.
@@ -66,6 +68,7 @@ impl Options {
             admin: self.admin()?,
             caching: self.caching()?,
             limits: self.limits(),
+            trusted: TrustedProxies::new(self.trust_forwarded),
             listen: self.listen.unwrap_or_else(|| "127.0.0.1:3000".to_owned()),
         })
     }

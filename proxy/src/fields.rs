@@ -46,20 +46,6 @@ fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item 
     })
 }
 
-/// What a client says of hops before this one, and what might be read as that. Nobody has looked at it, so it goes no further.
-pub(crate) fn remove_forwarded(headers: &mut HeaderMap) {
-    let is_told = |name: &&HeaderName| {
-        // Some servers take `_` for `-`, and then nobody knows which of the two was meant.
-        name.as_str().contains('_')
-            || name.as_str().starts_with("x-forwarded-")
-            || matches!(name.as_str(), "forwarded" | "x-real-ip")
-    };
-    let told: Vec<_> = headers.keys().filter(is_told).cloned().collect();
-    for name in told {
-        headers.remove(name);
-    }
-}
-
 /// By what name this process calls itself in `Via` (RFC 9110 §7.6.3).
 #[derive(Clone)]
 pub(crate) struct Pseudonym(String);

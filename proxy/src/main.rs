@@ -38,6 +38,7 @@ mod args;
 mod demo;
 mod failures;
 mod fields;
+mod forwarded;
 mod options;
 mod proxy;
 mod search;
@@ -66,7 +67,7 @@ async fn main() -> Result<(), BoxError> {
     let handle = CacheHandle::builder()
         .max_bytes(args.caching.max_bytes)
         .build();
-    let proxy = Proxy::new(origin, &handle, &args.caching, args.limits)?;
+    let proxy = Proxy::new(origin, &handle, &args.caching, args.limits, args.trusted)?;
     let mut servers = JoinSet::new();
     if let Some(admin) = args.admin {
         let listener = TcpListener::bind(admin.listen).await?;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use crate::forwarded::Network;
 use clap::{
     CommandFactory, Error, FromArgMatches, Parser, ValueEnum, error::ErrorKind, parser::ValueSource,
 };
@@ -97,6 +98,10 @@ pub(crate) struct Options {
     )]
     pub(crate) refresh_interval: Option<Seconds>,
 
+    /// Proxies whose Forwarded, X-Forwarded-* and client addresses are believed, such as 10.0.0.0/8 [default: none]
+    #[arg(long, value_name = "CIDR", num_args(1..), help_heading = "Connections")]
+    #[serde(deserialize_with = "texts")]
+    pub(crate) trust_forwarded: Vec<Network>,
     /// Connections from clients at once [default: 1000]
     #[arg(long, value_name = "N", help_heading = "Connections")]
     pub(crate) max_connections: Option<NonZeroUsize>,

@@ -16,7 +16,8 @@ use crate::{
     answers::{Refusal, boxed},
     args::{Caching, Limits},
     failures::FailureLog,
-    fields::{Pseudonym, remove_forwarded, remove_hop_by_hop},
+    fields::{Pseudonym, remove_hop_by_hop},
+    forwarded::TrustedProxies,
     search::Searches,
     server::{Body, BoxError},
     upstream::{ClientAddress, Upstream, UpstreamError},
@@ -27,6 +28,7 @@ use crate::{
 pub(crate) struct Proxy {
     pseudonym: Pseudonym,
     failures: Arc<FailureLog>,
+    trusted: Arc<TrustedProxies>,
     cached: Cached,
 }
 
@@ -42,6 +44,7 @@ impl Proxy {
         handle: &CacheHandle,
         caching: &Caching,
         limits: Limits,
+        trusted: TrustedProxies,
     ) -> Result<Self, BoxError> {
         let pseudonym = Pseudonym::new();
         let upstream = Upstream::new(origin, pseudonym.clone(), limits);
@@ -53,6 +56,7 @@ impl Proxy {
         Ok(Self {
             pseudonym,
             failures: Arc::default(),
+            trusted: Arc::new(trusted),
             cached,
         })
     }
@@ -117,7 +121,7 @@ impl Proxy {
         }
         spend_a_forward(&mut parts)?;
         remove_hop_by_hop(&mut parts.headers);
-        remove_forwarded(&mut parts.headers);
+        self.trusted.filter(&mut parts.headers, client.ip());
         // Now the same target is the same request, in whichever version of HTTP it comes.
         parts.uri = Uri::from(path);
         match host {

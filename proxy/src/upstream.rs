@@ -15,8 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
     uri::{Authority, Scheme},
 };
 use http_body::{Body as _, Frame, SizeHint};
@@ -37,6 +36,7 @@ use crate::{
     answers::boxed,
     args::Limits,
     fields::{Pseudonym, remove_hop_by_hop},
+    forwarded::tell_origin,
     server::{Body, BoxError},
 };
 
@@ -147,16 +147,12 @@ impl Origin {
         let client = request.extensions().get::<ClientAddress>().copied();
         let headers = request.headers_mut();
         // The connection's client puts in the origin's.
-        if let Some(host) = headers.remove(header::HOST) {
-            headers.insert(HeaderName::from_static("x-forwarded-host"), host);
-        }
-        if let Some(ClientAddress(client)) = client
-            && let Ok(client) = HeaderValue::try_from(client.ip().to_string())
-        {
-            headers.insert(HeaderName::from_static("x-forwarded-for"), client);
-        }
-        let proto = HeaderName::from_static("x-forwarded-proto");
-        headers.insert(proto, HeaderValue::from_static("http"));
+        let host = headers.remove(header::HOST);
+        tell_origin(
+            headers,
+            host,
+            client.map(|ClientAddress(client)| client.ip()),
+        );
         if headers.contains_key(header::TE) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }

@@ -6,6 +6,7 @@
 mod abuse;
 mod admin;
 mod failures;
+mod forwarded;
 mod messages;
 mod outages;
 mod requests;
