@@ -27,6 +27,7 @@
 //!
 //! * [`proxy`]: what is taken from clients, and what they get when there is no answer.
 //! * [`upstream`]: the origin as a Tower service, which the cache stands before.
+//! * [`resend`]: bodies of requests, which may be sent twice.
 //! * [`search`]: searches in the cache, and what a write purges.
 //! * [`admin`]: purges, figures, explanations, on an address of their own.
 //! * [`server`]: connections, and how long they may be silent.
@@ -41,6 +42,7 @@ mod fields;
 mod forwarded;
 mod options;
 mod proxy;
+mod resend;
 mod search;
 mod server;
 mod upstream;

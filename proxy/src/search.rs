@@ -75,7 +75,7 @@ impl Searches {
             .invalidation(false)
             .build();
         Ok(Self {
-            cached: layer.layer(upstream.clone()),
+            cached: layer.layer(upstream.for_searches()),
             upstream,
             handle: handle.clone(),
             lag,

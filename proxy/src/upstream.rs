@@ -5,10 +5,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
@@ -19,7 +16,6 @@ use http::{
     uri::{Authority, Scheme},
 };
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{self, Client, connect::HttpConnector},
@@ -37,6 +33,7 @@ use crate::{
     args::Limits,
     fields::{Pseudonym, remove_hop_by_hop},
     forwarded::tell_origin,
+    resend::{Progress, RequestCopy},
     server::{Body, BoxError},
 };
 
@@ -46,10 +43,16 @@ pub(crate) struct ClientAddress(pub(crate) SocketAddr);
 
 /// Sends requests to the origin, over connections that it keeps.
 #[derive(Clone)]
-pub(crate) struct Upstream(Arc<Origin>);
+pub(crate) struct Upstream {
+    origin: Arc<Origin>,
+    /// Whether each request may be sent twice, whatever its method.
+    only_asks: bool,
+}
 
 struct Origin {
     client: Client<HttpConnector, Body>,
+    /// Makes a connection for each request, and keeps none.
+    fresh: Client<HttpConnector, Body>,
     authority: Authority,
     pseudonym: Pseudonym,
     places: Arc<Semaphore>,
@@ -59,45 +62,64 @@ struct Origin {
 
 impl Upstream {
     pub(crate) fn new(origin: Authority, pseudonym: Pseudonym, limits: Limits) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(limits.origin_timeout));
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .pool_max_idle_per_host(limits.origin_connections)
-            // RFC 9112 §5.1, §5.2: what is in the way of proxies in the answers of old servers, they take out.
-            .http1_allow_spaces_after_header_name_in_responses(true)
-            .http1_allow_obsolete_multiline_headers_in_responses(true)
-            .build(connector);
-        Self(Arc::new(Origin {
-            client,
+        let origin = Origin {
+            client: client(&limits, limits.origin_connections),
+            fresh: client(&limits, 0),
             authority: origin,
             pseudonym,
             places: Arc::new(Semaphore::new(limits.origin_connections)),
             patience: limits.origin_timeout,
-        }))
+        };
+        Self {
+            origin: Arc::new(origin),
+            only_asks: false,
+        }
+    }
+
+    /// The same for searches: a POST asks too.
+    pub(crate) fn for_searches(&self) -> Self {
+        Self {
+            only_asks: true,
+            ..self.clone()
+        }
     }
 
     pub(crate) fn patience(&self) -> Duration {
-        self.0.patience
+        self.origin.patience
     }
 }
 
+/// A client that keeps so many connections.
+fn client(limits: &Limits, kept: usize) -> Client<HttpConnector, Body> {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(limits.origin_timeout));
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(60))
+        .pool_max_idle_per_host(kept)
+        // RFC 9112 §5.1, §5.2: what is in the way of proxies in the answers of old servers, they take out.
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .build(connector)
+}
+
 impl Origin {
-    /// Asks the origin, once more if it has closed a connection that it had kept.
-    async fn ask(&self, mut request: Request<Body>) -> Result<Response<Answer>, UpstreamError> {
+    /// Sends a request to the origin, and awaits the head of its response.
+    async fn ask(
+        &self,
+        mut request: Request<Body>,
+        only_asks: bool,
+    ) -> Result<Response<Answer>, UpstreamError> {
         let place = timeout(self.patience, self.places.clone().acquire_owned()).await;
         let place = place.ok().and_then(Result::ok).ok_or(UpstreamError::Busy)?;
         self.address(&mut request);
-        let again = repeatable(&request);
-        let mut answer = self.send(request).await;
-        if let (Err(error), Some(again)) = (&answer, again)
-            && error.is_closed_connection()
-        {
-            answer = self.send(again).await;
-        }
+        let answer = if only_asks || is_safe(request.method()) {
+            self.send_up_to_twice(request).await
+        } else {
+            self.send(&self.client, request).await
+        };
         let (mut parts, body) = answer?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Switched);
@@ -159,10 +181,32 @@ impl Origin {
         self.pseudonym.sign(headers, version);
     }
 
-    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+    /// Sends a request once more if the origin closes its connection. The other connections that are kept may be closing too, so this one
+    /// is new.
+    async fn send_up_to_twice(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let (request, copy) = RequestCopy::of(request);
+        let answer = self.send(&self.client, request).await;
+        match answer {
+            Err(error) if error.is_closed_connection() => match copy.into_request() {
+                Some(again) => self.send(&self.fresh, again).await,
+                None => Err(error),
+            },
+            answer => answer,
+        }
+    }
+
+    /// A request of which nothing was written is sent on another connection by the client itself.
+    async fn send(
+        &self,
+        client: &Client<HttpConnector, Body>,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
         let progress = Progress::default();
         let request = request.map(|body| progress.watch(body));
-        let answer = self.client.request(request);
+        let answer = client.request(request);
         pin!(answer);
         loop {
             let until = progress.last() + self.patience;
@@ -187,17 +231,9 @@ fn date(headers: &mut HeaderMap) {
     }
 }
 
-/// The same request once more, if asking twice does no more than asking once (RFC 9110 §9.2.2).
-fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    let asks = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    if !asks || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut again = Request::new(boxed(Empty::new()));
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
-    Some(again)
+/// Whether asking twice does no more than asking once (RFC 9110 §9.2.1).
+fn is_safe(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS].contains(method)
 }
 
 impl<B> Service<Request<B>> for Upstream
@@ -215,44 +251,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(boxed);
-        let origin = self.0.clone();
-        Box::pin(async move { origin.ask(request).await })
-    }
-}
-
-/// When a request's body last moved: while a client sends, the origin need not answer.
-#[derive(Clone)]
-struct Progress(Arc<(Mutex<Instant>, AtomicBool)>);
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self(Arc::new((
-            Mutex::new(Instant::now()),
-            AtomicBool::new(false),
-        )))
-    }
-}
-
-impl Progress {
-    fn watch(&self, body: Body) -> Body {
-        let (frames, errors) = (self.clone(), self.clone());
-        let body = body.map_frame(move |frame| {
-            *frames.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            frame
-        });
-        let body = body.map_err(move |error| {
-            errors.0.1.store(true, Ordering::Relaxed);
-            error
-        });
-        body.boxed_unsync()
-    }
-
-    fn last(&self) -> Instant {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn broke(&self) -> bool {
-        self.0.1.load(Ordering::Relaxed)
+        let Self { origin, only_asks } = self.clone();
+        Box::pin(async move { origin.ask(request, only_asks).await })
     }
 }
 
@@ -369,7 +369,10 @@ impl UpstreamError {
             let hyper = cause.downcast_ref::<hyper::Error>();
             let io = cause.downcast_ref::<io::Error>();
             hyper.is_some_and(|error| error.is_incomplete_message() || error.is_canceled())
-                || io.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+                || io.is_some_and(|error| {
+                    let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+                    kinds.contains(&error.kind())
+                })
         })
     }
 }

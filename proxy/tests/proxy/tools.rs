@@ -195,6 +195,8 @@ impl Gate {
 pub(crate) struct Asked {
     /// How many requests there were, with this.
     pub(crate) number: usize,
+    /// How many of them came on the same connection.
+    pub(crate) on_connection: usize,
     pub(crate) line: String,
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: String,
@@ -297,11 +299,14 @@ type Answering = Arc<dyn Fn(&Asked) -> Vec<Step> + Send + Sync>;
 
 async fn converse(stream: TcpStream, record: Arc<Mutex<Vec<Asked>>>, answer: Answering) {
     let mut wire = Wire::over(stream);
+    let mut on_connection = 0;
     while let Some(message) = wire.message(Framing::Request).await {
+        on_connection += 1;
         let asked = {
             let mut record = record.lock().unwrap();
             let asked = Asked {
                 number: record.len() + 1,
+                on_connection,
                 line: message.line,
                 fields: message.fields,
                 body: String::from_utf8(message.body).unwrap(),
