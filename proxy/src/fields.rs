@@ -36,6 +36,58 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// How many header lines a message may have.
+pub(crate) const MAX_LINES: usize = 1024;
+
+/// RFC 9110 §8.6: makes one length of one that is repeated. Returns false if there are two, or what is no length.
+pub(crate) fn unify_length(headers: &mut HeaderMap) -> bool {
+    if !headers.contains_key(header::CONTENT_LENGTH) {
+        return true;
+    }
+    let length = length(headers);
+    let is_one = length.is_some();
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+    is_one
+}
+
+/// The length of a message, if it is stated and all statements agree.
+fn length(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lengths = members(headers, &header::CONTENT_LENGTH);
+    let first = lengths.next()?;
+    let is_number = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
+    let is_one = is_number && lengths.all(|other| other == first);
+    HeaderValue::from_bytes(first).ok().filter(|_| is_one)
+}
+
+fn is_chunked(coding: &[u8]) -> bool {
+    coding.eq_ignore_ascii_case(b"chunked")
+}
+
+/// Whether the transfer coding is none, or `chunked` once.
+pub(crate) fn is_coding_understood(headers: &HeaderMap) -> bool {
+    let mut codings = members(headers, &header::TRANSFER_ENCODING);
+    codings.next().is_none_or(is_chunked) && codings.next().is_none()
+}
+
+/// Whether a response in a coding that is not understood ends with its connection (RFC 9112 §6.3).
+pub(crate) fn ends_with_connection(headers: &HeaderMap) -> bool {
+    let mut codings = members(headers, &header::TRANSFER_ENCODING);
+    !codings.any(is_chunked) && !headers.contains_key(header::CONTENT_LENGTH)
+}
+
+/// RFC 9113 §8.2.3: makes one header of the crumbs that a cookie may be split into in HTTP/2.
+pub(crate) fn join_cookie_crumbs(headers: &mut HeaderMap) {
+    let crumbs = headers.get_all(header::COOKIE).iter();
+    let crumbs: Vec<_> = crumbs.map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
+
 /// The members of a list, over all its lines.
 fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(name).into_iter();

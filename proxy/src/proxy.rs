@@ -6,6 +6,7 @@ use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request,
     uri::{Authority, PathAndQuery},
 };
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
@@ -16,7 +17,9 @@ use crate::{
     answers::{Refusal, boxed},
     args::{Caching, Limits},
     failures::FailureLog,
-    fields::{Pseudonym, remove_hop_by_hop},
+    fields::{
+        Pseudonym, is_coding_understood, join_cookie_crumbs, remove_hop_by_hop, unify_length,
+    },
     forwarded::TrustedProxies,
     search::Searches,
     server::{Body, BoxError},
@@ -85,20 +88,15 @@ impl Proxy {
         })
     }
 
-    /// Makes a request one that the cache and the origin understand without doubt, or refuses it.
-    fn take(
-        &self,
-        request: Request<Incoming>,
-        client: SocketAddr,
-    ) -> Result<Request<Incoming>, Refusal> {
-        let (mut parts, body) = request.into_parts();
+    /// Refuses what this proxy does not do, or does not understand.
+    fn admit(&self, parts: &request::Parts) -> Result<(), Refusal> {
         if [Method::CONNECT, Method::TRACE].contains(&parts.method) {
             return Err(Refusal::new(
                 StatusCode::NOT_IMPLEMENTED,
                 "neither tunnels nor traces are made here",
             ));
         }
-        if upgrades(&parts) {
+        if upgrades(parts) {
             return Err(Refusal::new(
                 StatusCode::NOT_IMPLEMENTED,
                 "protocols are not changed here, to WebSocket or to any other",
@@ -110,17 +108,40 @@ impl Proxy {
                 "this request has been here before: the origin leads back to this proxy",
             ));
         }
-        let host = host(&parts)?;
-        let path = parts.uri.path_and_query().cloned();
-        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if path.path() == "*" && parts.method != Method::OPTIONS {
+        if !is_coding_understood(&parts.headers) {
             return Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "only OPTIONS can ask of everything",
+                StatusCode::NOT_IMPLEMENTED,
+                "no other transfer coding than chunked is understood here",
             ));
         }
+        Ok(())
+    }
+
+    /// Makes a request one that the cache and the origin understand without doubt, or refuses it.
+    fn take(
+        &self,
+        request: Request<Incoming>,
+        client: SocketAddr,
+    ) -> Result<Request<Incoming>, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        self.admit(&parts)?;
+        let host = host(&parts)?;
+        let path = target(&parts)?;
         spend_a_forward(&mut parts)?;
         remove_hop_by_hop(&mut parts.headers);
+        if !unify_length(&mut parts.headers) {
+            return Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "Content-Length is not one length",
+            ));
+        }
+        if parts.version == Version::HTTP_2 {
+            join_cookie_crumbs(&mut parts.headers);
+        }
+        // RFC 9110 §10.1.1: nobody waits for a body that does not come.
+        if body.is_end_stream() {
+            parts.headers.remove(header::EXPECT);
+        }
         self.trusted.filter(&mut parts.headers, client.ip());
         // Now the same target is the same request, in whichever version of HTTP it comes.
         parts.uri = Uri::from(path);
@@ -164,6 +185,20 @@ fn upgrades(parts: &request::Parts) -> bool {
     lines.any(|line| !line.as_bytes().eq_ignore_ascii_case(b"h2c"))
 }
 
+/// The path and query of a request. RFC 9112 §3.2.4 makes `OPTIONS *` of `OPTIONS http://host`, which `http::Uri` does not tell from
+/// `OPTIONS http://host/`: both are of `/` here.
+fn target(parts: &request::Parts) -> Result<PathAndQuery, Refusal> {
+    let path = parts.uri.path_and_query().cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if path.path() == "*" && parts.method != Method::OPTIONS {
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "only OPTIONS can ask of everything",
+        ));
+    }
+    Ok(path)
+}
+
 /// It is not clear for which host a request is.
 struct Doubt;
 
@@ -188,7 +223,11 @@ fn host(parts: &request::Parts) -> Result<Option<HeaderValue>, Doubt> {
             .ok_or(Doubt);
     };
     // The target is a whole URL, as it always is in HTTP/2, and as clients of forward proxies have it.
-    let is_http = parts.version == Version::HTTP_2 || parts.uri.scheme_str() == Some("http");
+    let schemes: &[_] = match parts.version {
+        Version::HTTP_2 => &[None, Some("http"), Some("https")],
+        _ => &[Some("http")],
+    };
+    let is_http = schemes.contains(&parts.uri.scheme_str());
     let target = canonical(target.as_str().as_bytes())
         .filter(|_| is_http)
         .ok_or(Doubt)?;

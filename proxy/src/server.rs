@@ -30,6 +30,8 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 
+use crate::fields::MAX_LINES;
+
 /// For how long those who are being answered are waited for at the end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -119,6 +121,7 @@ fn server(manners: Manners) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(manners.header_timeout)
         .max_buf_size(HEAD_BYTES as usize)
+        .max_headers(MAX_LINES)
         // Who has said all there is to say may still listen.
         .half_close(true);
     server

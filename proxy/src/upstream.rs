@@ -31,7 +31,10 @@ use tower::Service;
 use crate::{
     answers::boxed,
     args::Limits,
-    fields::{Pseudonym, remove_hop_by_hop},
+    fields::{
+        MAX_LINES, Pseudonym, ends_with_connection, is_coding_understood, remove_hop_by_hop,
+        unify_length,
+    },
     forwarded::tell_origin,
     resend::{Progress, RequestCopy},
     server::{Body, BoxError},
@@ -99,6 +102,7 @@ fn client(limits: &Limits, kept: usize) -> Client<HttpConnector, Body> {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(Duration::from_secs(60))
         .pool_max_idle_per_host(kept)
+        .http1_max_headers(MAX_LINES)
         // RFC 9112 §5.1, §5.2: what is in the way of proxies in the answers of old servers, they take out.
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -124,7 +128,7 @@ impl Origin {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Switched);
         }
-        if !has_an_end(&parts.headers) {
+        if !has_an_end(&mut parts.headers) {
             return Err(UpstreamError::Endless);
         }
         if parts.status == StatusCode::NO_CONTENT {
@@ -322,12 +326,8 @@ impl Error for BrokenAnswer {
 }
 
 /// RFC 9112 §6: whether those on the way agree on the end of a message. An answer to HEAD has none, and is told as if it had.
-fn has_an_end(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let first = lengths.next();
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let is_chunked = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"chunked");
-    lengths.all(|other| Some(other) == first) && codings.all(is_chunked)
+fn has_an_end(headers: &mut HeaderMap) -> bool {
+    (is_coding_understood(headers) || ends_with_connection(headers)) && unify_length(headers)
 }
 
 /// Why there is no answer. The cache sees this, and may have one that is stale; what is made of it otherwise is the

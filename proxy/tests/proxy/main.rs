@@ -7,6 +7,7 @@ mod abuse;
 mod admin;
 mod failures;
 mod forwarded;
+mod framing;
 mod kept;
 mod messages;
 mod outages;
