@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use clap::Error;
-use http::HeaderName;
+use http::{HeaderName, header};
+use tower_response_cache::Key;
 
 use crate::forwarded::TrustedProxies;
 pub(crate) use crate::options::Origin;
-use crate::options::{Mode, Options, Seconds, Timeout, refused};
+use crate::{
+    options::{Mode, Options, Seconds, Timeout, refused},
+    upstream::ClientAddress,
+};
 
 /// The settings of the proxy.
 pub(crate) struct Args {
@@ -33,6 +37,10 @@ pub(crate) struct Caching {
     pub(crate) stale_if_error: Duration,
     pub(crate) targets: Vec<HeaderName>,
     pub(crate) store_set_cookie: bool,
+    pub(crate) ignore_client_directives: bool,
+    pub(crate) invalidation: bool,
+    pub(crate) key: Key,
+    pub(crate) max_marks: usize,
     pub(crate) max_bytes: u64,
     pub(crate) max_body_bytes: usize,
     /// How long a search may not see a write; set in search mode.
@@ -98,17 +106,7 @@ impl Options {
             Mode::Rfc9111
         };
         let by_the_book = self.mode.unwrap_or(default) == Mode::Rfc9111;
-        if by_the_book && search_paths {
-            return Err(
-                "--search-paths caches answers to POST, which RFC 9111 leaves to the origin: leave --mode rfc9111 out",
-            );
-        }
-        if !by_the_book && !self.target.is_empty() {
-            return Err("--target needs responses that decide: choose --mode rfc9111 too");
-        }
-        if !search_paths && self.refresh_interval.is_some() {
-            return Err("--refresh-interval is about searches: give --search-paths too");
-        }
+        self.check(by_the_book, search_paths)?;
         let zero = Seconds(Duration::ZERO);
         let minute = Seconds(Duration::from_secs(60));
         let lag = self
@@ -124,10 +122,101 @@ impl Options {
             stale_if_error: self.stale_if_error.unwrap_or(zero).0,
             targets: self.target.clone(),
             store_set_cookie: self.store_set_cookie.unwrap_or(false),
+            ignore_client_directives: self.ignore_client_directives.unwrap_or(false),
+            invalidation: !self.no_invalidation.unwrap_or(false),
+            key: self.key()?,
+            max_marks: self.max_marks.map_or(100_000, Into::into),
             max_bytes: self.max_bytes.map_or(128 << 20, Into::into),
             max_body_bytes: self.max_body_bytes.map_or(8 << 20, Into::into),
             search_lag: search_paths.then_some(lag.0),
         })
+    }
+
+    /// Refuses options that the mode has no use for.
+    fn check(&self, by_the_book: bool, search_paths: bool) -> Result<(), &'static str> {
+        if by_the_book && search_paths {
+            return Err(
+                "--search-paths caches answers to POST, which RFC 9111 leaves to the origin: leave --mode rfc9111 out",
+            );
+        }
+        if !by_the_book && !self.target.is_empty() {
+            return Err("--target needs responses that decide: choose --mode rfc9111 too");
+        }
+        if !search_paths && self.refresh_interval.is_some() {
+            return Err("--refresh-interval is about searches: give --search-paths too");
+        }
+        if !by_the_book && self.ignore_client_directives == Some(true) {
+            return Err(
+                "--ignore-client-directives is for --mode rfc9111, the policy ignores them already: leave it out",
+            );
+        }
+        if search_paths && self.no_invalidation == Some(true) {
+            return Err(
+                "--no-invalidation would keep searches after writes to their index, which --search-paths purges: leave \
+                 one of the two out",
+            );
+        }
+        if search_paths && !self.query.is_empty() {
+            return Err(
+                "--query leaves out parameters that change the result of a search: use --query-except with --search-paths",
+            );
+        }
+        let longest_body = self.max_body_bytes.map_or(0, usize::from) as u64;
+        if self
+            .max_bytes
+            .is_some_and(|bytes| bytes.get() < longest_body)
+        {
+            return Err(
+                "--max-body-bytes is more than --max-bytes: no such body would fit, lower it",
+            );
+        }
+        Ok(())
+    }
+
+    fn key(&self) -> Result<Key, &'static str> {
+        let ignore_cookies = self.ignore_cookies.unwrap_or(false);
+        let ignore_authorization = self.ignore_authorization.unwrap_or(false);
+        let is_cookie = |name: &String| !name.is_empty() && !name.contains([' ', '=', ';', ',']);
+        if !self.query.is_empty() && !self.query_except.is_empty() {
+            return Err("--query and --query-except exclude each other: leave one of the two out");
+        }
+        if ignore_cookies && self.key_header.contains(&header::COOKIE) {
+            return Err(
+                "--key-header cookie and --ignore-cookies contradict each other: name single cookies with --key-cookie",
+            );
+        }
+        if ignore_authorization && self.key_header.contains(&header::AUTHORIZATION) {
+            return Err(
+                "--key-header authorization and --ignore-authorization contradict each other: leave one of the two out",
+            );
+        }
+        if !self.key_cookie.iter().all(is_cookie) {
+            return Err(
+                "--key-cookie takes the names of cookies, without values: write --key-cookie region",
+            );
+        }
+        let mut key = Key::new();
+        if !self.query.is_empty() {
+            key = key.query(self.query.clone());
+        }
+        if !self.query_except.is_empty() {
+            key = key.query_except(self.query_except.clone());
+        }
+        key = self.key_header.iter().cloned().fold(key, Key::header);
+        key = self.key_cookie.iter().cloned().fold(key, Key::cookie);
+        if ignore_cookies {
+            key = key.ignore_cookies();
+        }
+        if ignore_authorization {
+            key = key.ignore_authorization();
+        }
+        if !self.seal.unwrap_or(false) {
+            return Ok(key);
+        }
+        // The origin does not see the client's address, or other parameters, either.
+        key = key.seal().hide_extension::<ClientAddress>();
+        let whole_query = self.query.is_empty() && self.query_except.is_empty();
+        Ok(if whole_query { key } else { key.seal_query() })
     }
 
     fn limits(&self) -> Limits {

@@ -49,11 +49,13 @@ mod upstream;
 
 use std::io;
 
+use clap::{CommandFactory, Error, error::ErrorKind};
 use tokio::{net::TcpListener, signal, sync::watch, task::JoinSet, time::Instant};
 use tower_response_cache::CacheHandle;
 
 use admin::Administration;
 use args::{Args, Limits, Origin};
+use options::Options;
 use proxy::Proxy;
 use server::{BoxError, Manners, PATIENCE, note, serve};
 
@@ -68,11 +70,14 @@ async fn main() -> Result<(), BoxError> {
     };
     let handle = CacheHandle::builder()
         .max_bytes(args.caching.max_bytes)
+        .max_marks(args.caching.max_marks)
         .build();
     let proxy = Proxy::new(origin, &handle, &args.caching, args.limits, args.trusted)?;
     let mut servers = JoinSet::new();
     if let Some(admin) = args.admin {
-        let listener = TcpListener::bind(admin.listen).await?;
+        let listener = bind("--admin", &admin.listen)
+            .await
+            .unwrap_or_else(|error| error.exit());
         println!("administration on http://{}", listener.local_addr()?);
         let admin = Administration::new(&handle, &admin.token);
         let manners = Manners {
@@ -85,7 +90,9 @@ async fn main() -> Result<(), BoxError> {
         };
         servers.spawn(serve(listener, manners, stopped.clone(), answer));
     }
-    let listener = TcpListener::bind(args.listen).await?;
+    let listener = bind("--listen", &args.listen)
+        .await
+        .unwrap_or_else(|error| error.exit());
     let mut signals = Signals::new()?;
     println!("listening on http://{}", listener.local_addr()?);
     let answer = move |request, client| {
@@ -113,6 +120,17 @@ async fn main() -> Result<(), BoxError> {
         () = signals.next() => note(format_args!("stopped at once by a second signal")),
     }
     Ok(())
+}
+
+/// The error names the option and its address.
+async fn bind(option: &str, address: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let reason = match error.raw_os_error() {
+            Some(_) => error.kind().to_string(),
+            None => error.to_string(),
+        };
+        Options::command().error(ErrorKind::Io, format_args!("{option} {address}: {reason}"))
+    })
 }
 
 /// A connection is given up when nothing could have moved on it but for somebody who is silent: while a request waits for another's

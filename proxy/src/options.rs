@@ -85,6 +85,38 @@ pub(crate) struct Options {
     /// Longest body that is stored [default: 8388608]
     #[arg(long, value_name = "N", help_heading = "Caching")]
     pub(crate) max_body_bytes: Option<NonZeroUsize>,
+    /// Ignore Cache-Control of requests [default: false]
+    #[arg(long, value_name = "BOOL", num_args(0..=1), require_equals(true), default_missing_value("true"), help_heading = "Caching")]
+    pub(crate) ignore_client_directives: Option<bool>,
+    /// Keep stored responses when POST, PUT, PATCH or DELETE succeed at their URL [default: false]
+    #[arg(long, value_name = "BOOL", num_args(0..=1), require_equals(true), default_missing_value("true"), help_heading = "Caching")]
+    pub(crate) no_invalidation: Option<bool>,
+    /// Purged tags that are remembered; beyond them, more is purged than was asked for [default: 100000]
+    #[arg(long, value_name = "N", help_heading = "Caching")]
+    pub(crate) max_marks: Option<NonZeroUsize>,
+
+    /// Only these query parameters make a difference; `x*` means all that begin with x [default: all]
+    #[arg(long, value_name = "NAME", num_args(1..), help_heading = "Key: requests that share a response")]
+    pub(crate) query: Vec<String>,
+    /// All query parameters but these make a difference [default: none]
+    #[arg(long, value_name = "NAME", num_args(1..), help_heading = "Key: requests that share a response")]
+    pub(crate) query_except: Vec<String>,
+    /// Request headers that make a difference, beside those that Vary names [default: none]
+    #[arg(long, value_name = "NAME", num_args(1..), help_heading = "Key: requests that share a response")]
+    #[serde(deserialize_with = "texts")]
+    pub(crate) key_header: Vec<HeaderName>,
+    /// Cookies that make a difference [default: none]
+    #[arg(long, value_name = "NAME", num_args(1..), help_heading = "Key: requests that share a response")]
+    pub(crate) key_cookie: Vec<String>,
+    /// No response depends on any other cookie [default: false]
+    #[arg(long, value_name = "BOOL", num_args(0..=1), require_equals(true), default_missing_value("true"), help_heading = "Key: requests that share a response")]
+    pub(crate) ignore_cookies: Option<bool>,
+    /// No response depends on Authorization, API keys and the like [default: false]
+    #[arg(long, value_name = "BOOL", num_args(0..=1), require_equals(true), default_missing_value("true"), help_heading = "Key: requests that share a response")]
+    pub(crate) ignore_authorization: Option<bool>,
+    /// Remove headers and cookies that are not in the key from requests to the origin [default: false]
+    #[arg(long, value_name = "BOOL", num_args(0..=1), require_equals(true), default_missing_value("true"), help_heading = "Key: requests that share a response")]
+    pub(crate) seal: Option<bool>,
 
     /// Cache _search, _msearch and _count by their bodies, and nothing else [default: false]
     #[arg(long, value_name = "BOOL", num_args(0..=1), require_equals(true), default_missing_value("true"), help_heading = "Searches")]
@@ -276,4 +308,45 @@ where
     let values = Vec::<String>::deserialize(deserializer)?;
     let values = values.iter().map(|value| value.parse());
     values.collect::<Result<_, _>>().map_err(de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The options, each with its default as `--help` states it.
+    fn options() -> Vec<(String, String)> {
+        let command = Options::command();
+        let described = command.get_arguments().filter_map(|arg| {
+            let help = arg.get_help()?.to_string();
+            let default = help.split_once("[default: ").map_or("—", |(_, rest)| rest);
+            let default = default.trim_end_matches(']').to_owned();
+            Some((format!("--{}", arg.get_long()?), default))
+        });
+        described.collect()
+    }
+
+    #[test]
+    fn the_table_of_the_readme_has_every_option_with_its_default() {
+        let readme = include_str!("../README.md");
+        let rows = readme.lines().filter(|line| line.starts_with("| `--"));
+        let table: Vec<_> = rows
+            .map(|row| {
+                let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+                let name = cells[0].trim_matches('`').split([' ', '[']).next().unwrap();
+                (name.to_owned(), cells[1].replace('`', ""))
+            })
+            .collect();
+        assert_eq!(table, options());
+    }
+
+    #[test]
+    fn the_file_knows_every_option_of_the_command_line_but_its_own() {
+        for (name, _) in options() {
+            let name = name.trim_start_matches("--");
+            let file = format!("{name} = 1979-05-27");
+            let error = toml::from_str::<Options>(&file).unwrap_err().to_string();
+            assert_eq!(error.contains("unknown field"), name == "config", "{error}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
-    Cache, CacheHandle, CacheLayer, CacheLayerBuilder, SetCookie, TagHeader,
+    Cache, CacheHandle, CacheLayer, CacheLayerBuilder, RequestDirectives, SetCookie, TagHeader,
 };
 
 use crate::{
@@ -53,8 +53,20 @@ impl Proxy {
         let upstream = Upstream::new(origin, pseudonym.clone(), limits);
         let builder = builder(handle, caching, limits);
         let cached = match caching.search_lag {
-            None => Cached::Pages(builder.name("pages").build().layer(upstream)),
-            Some(lag) => Cached::Searches(Box::new(Searches::new(builder, upstream, handle, lag)?)),
+            None => Cached::Pages(
+                builder
+                    .name("pages")
+                    .key(caching.key.clone())
+                    .build()
+                    .layer(upstream),
+            ),
+            Some(lag) => Cached::Searches(Box::new(Searches::new(
+                builder,
+                caching.key.clone(),
+                upstream,
+                handle,
+                lag,
+            )?)),
         };
         Ok(Self {
             pseudonym,
@@ -160,12 +172,16 @@ fn builder(handle: &CacheHandle, caching: &Caching, limits: Limits) -> CacheLaye
     if caching.by_the_book {
         builder = builder.rfc9111().targets(caching.targets.clone());
     }
+    if caching.ignore_client_directives {
+        builder = builder.request_directives(RequestDirectives::Ignore);
+    }
     if caching.store_set_cookie {
         builder = builder.set_cookie(SetCookie::Store);
     }
     let xkey = TagHeader::new(header::HeaderName::from_static("xkey"), b' ');
     builder
         .handle(handle)
+        .invalidation(caching.invalidation)
         .ttl(caching.ttl)
         .stale_while_revalidate(caching.stale_while_revalidate)
         .stale_if_error(caching.stale_if_error)

@@ -33,6 +33,9 @@ use crate::{
 /// A longer search is asked each time.
 const MAX_SEARCH_BYTES: usize = 256 << 10;
 
+/// Identifies a request in the logs of Elasticsearch, and changes nothing of what is found.
+const OPAQUE_ID: HeaderName = HeaderName::from_static("x-opaque-id");
+
 /// What shows an index.
 pub(crate) const INDEX: TagFamily<str> = TagFamily::new("index");
 /// What may show any index: any write purges it.
@@ -55,14 +58,13 @@ pub(crate) struct Searches {
 impl Searches {
     pub(crate) fn new(
         builder: CacheLayerBuilder,
+        key: Key,
         upstream: Upstream,
         handle: &CacheHandle,
         lag: Duration,
     ) -> Result<Self, BuildError> {
         // The format of the answer is chosen by `Accept`, and no `Vary` says so. NDJSON is in the key byte for byte.
-        // The answer repeats `X-Opaque-Id`.
-        let opaque_id = HeaderName::from_static("x-opaque-id");
-        let key = Key::new().header(header::ACCEPT).header(opaque_id);
+        let key = key.header(header::ACCEPT);
         let key = key.json_body(MAX_SEARCH_BYTES).only_if(is_repeatable);
         let layer = builder
             .name("searches")
@@ -89,9 +91,15 @@ impl Searches {
         let (parts, body) = request.into_parts();
         let is_search = shown(&parts).is_some();
         let written = written(&parts);
+        let opaque_id = parts.headers.get(&OPAQUE_ID).cloned();
         let request = Request::from_parts(parts, body);
         if is_search {
-            let answer = self.cached.clone().oneshot(request).await?;
+            let mut answer = self.cached.clone().oneshot(request).await?;
+            // The service repeats the id, and a stored answer has that of another request.
+            match opaque_id {
+                Some(id) => drop(answer.headers_mut().insert(OPAQUE_ID, id)),
+                None => drop(answer.headers_mut().remove(OPAQUE_ID)),
+            }
             return Ok(answer.map(boxed));
         }
         let answer = match written {
@@ -256,7 +264,9 @@ fn names(list: &str) -> Option<Vec<Tag>> {
 fn is_repeatable(parts: &request::Parts, body: &[u8]) -> bool {
     let query = parts.uri.query().unwrap_or_default().as_bytes();
     let mut parameters = form_urlencoded::parse(query);
-    let scrolls = parameters.any(|(name, _)| ["scroll", "source"].contains(&&*name));
+    let scrolls_or_hides = parameters.any(|(name, value)| {
+        ["scroll", "source"].contains(&&*name) || (name == "filter_path" && !keeps_outcome(&value))
+    });
     let kind = parts.headers.get(header::CONTENT_TYPE);
     let is_json = kind.is_some_and(|kind| mentions(kind.as_bytes(), "json"));
     let is_text = is_json && !parts.headers.contains_key(header::CONTENT_ENCODING);
@@ -268,14 +278,14 @@ fn is_repeatable(parts: &request::Parts, body: &[u8]) -> bool {
     let is_plain =
         std::str::from_utf8(body).is_ok_and(|text| !text.contains('\0')) && !mentions(body, "\\u");
     shown(parts).is_some()
-        && !scrolls
+        && !scrolls_or_hides
         && (is_text || body.is_empty())
         && is_plain
         && !mentions(body, "\"pit\"")
         && !names_others
 }
 
-/// Whether all shards have answered, of each search in it.
+/// Whether all clusters and all shards have answered in time, for each search in the response.
 fn is_complete(body: &[u8]) -> bool {
     let Ok(answer) = serde_json::from_slice::<Value>(body) else {
         return false;
@@ -283,9 +293,26 @@ fn is_complete(body: &[u8]) -> bool {
     let searches = answer["responses"].as_array();
     let searches = searches.map_or_else(|| std::slice::from_ref(&answer), Vec::as_slice);
     searches.iter().all(|search| {
-        let failed_shards = search["_shards"]["failed"].as_u64().unwrap_or(0);
-        search.get("error").is_none() && search["timed_out"] != true && failed_shards == 0
+        let count = |of: &str, name: &str| search[of][name].as_u64();
+        // A shard that is not allocated is counted neither as successful nor as failed.
+        let all_shards = count("_shards", "successful") >= count("_shards", "total");
+        let failed_shards = count("_shards", "failed").unwrap_or(0);
+        let missing = ["skipped", "partial", "failed", "running"];
+        let mut missing = missing.iter().filter_map(|name| count("_clusters", name));
+        search.get("error").is_none()
+            && search["timed_out"] != true
+            && all_shards
+            && failed_shards == 0
+            && missing.all(|clusters| clusters == 0)
     })
+}
+
+/// Whether a `filter_path` keeps the members that tell whether the response is complete.
+fn keeps_outcome(filter: &str) -> bool {
+    let kept: Vec<_> = filter.split(',').collect();
+    ["timed_out", "_shards", "_clusters"]
+        .iter()
+        .all(|name| kept.contains(name))
 }
 
 fn mentions(text: &[u8], word: &str) -> bool {

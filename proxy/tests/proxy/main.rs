@@ -10,6 +10,7 @@ mod forwarded;
 mod framing;
 mod kept;
 mod messages;
+mod options;
 mod outages;
 mod requests;
 mod search;

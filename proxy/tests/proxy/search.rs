@@ -266,12 +266,94 @@ async fn who_asks_and_in_which_format_is_kept_apart() {
         ("", false),
         ("Accept: application/yaml\r\n", false),
         ("Accept: application/yaml\r\n", true),
-        ("X-Opaque-Id: mine\r\n", false),
         ("Authorization: Basic bWU6bWU=\r\n", false),
         ("Authorization: Basic bWU6bWU=\r\n", false),
         ("", true),
     ] {
         assert_eq!(ask(fields).await, is_hit, "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn ids_of_a_request_are_not_in_the_key_and_an_answer_repeats_the_askers_own() {
+    let origin = Origin::new(|asked| {
+        let id = asked
+            .one("x-opaque-id")
+            .map(|id| format!("X-Opaque-Id: {id}\r\n"));
+        ok(&id.unwrap_or_default(), "{}")
+    })
+    .await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    for (lines, id) in [
+        (
+            "X-Opaque-Id: first\r\ntraceparent: 00-1-1-01\r\n",
+            Some("first"),
+        ),
+        (
+            "X-Opaque-Id: second\r\ntraceparent: 00-2-2-01\r\ntracestate: a=1\r\n",
+            Some("second"),
+        ),
+        ("b3: 1-2\r\nX-B3-TraceId: 3\r\nX-Request-Id: 4\r\n", None),
+        (
+            "elastic-apm-traceparent: 5\r\nX-Cloud-Trace-Context: 6\r\n",
+            None,
+        ),
+    ] {
+        let answer = proxy.get_with("/a/_search", lines).await;
+        assert_eq!(answer.one("x-opaque-id"), id, "{lines}");
+    }
+    assert_eq!(origin.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_incomplete_search_is_not_stored() {
+    let complete = r#"{"timed_out":false,"_shards":{"total":2,"successful":2,"skipped":1,"failed":0},
+        "_clusters":{"total":1,"successful":1,"skipped":0,"partial":0,"failed":0,"running":0}}"#;
+    for (answer, is_stored) in [
+        (complete.to_owned(), true),
+        (
+            complete.replace("\"timed_out\":false", "\"timed_out\":true"),
+            false,
+        ),
+        (
+            complete.replace("\"failed\":0},\n", "\"failed\":1},\n"),
+            false,
+        ),
+        (
+            complete.replace("\"successful\":2", "\"successful\":1"),
+            false,
+        ),
+        (complete.replace("\"skipped\":0", "\"skipped\":1"), false),
+        (complete.replace("\"partial\":0", "\"partial\":1"), false),
+        (complete.replace("\"running\":0", "\"running\":1"), false),
+        (format!("{{\"responses\":[{complete}]}}"), true),
+        (r#"{"responses":[{},{"timed_out":true}]}"#.to_owned(), false),
+    ] {
+        let body = answer.clone();
+        let origin = Origin::new(move |_| ok("", &body)).await;
+        let proxy = Proxy::before(&origin, &SEARCHES).await;
+        search(&proxy, "/a/_search").await;
+        assert_eq!(
+            search(&proxy, "/a/_search").await.is_hit(),
+            is_stored,
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_search_whose_filter_hides_failures_bypasses_the_cache() {
+    let origin = counting().await;
+    let proxy = Proxy::before(&origin, &SEARCHES).await;
+    for (filter, is_hit) in [
+        ("hits.hits", false),
+        ("-timed_out", false),
+        ("hits,timed_out,_shards", false),
+        ("hits.hits,timed_out,_shards,_clusters", true),
+    ] {
+        let path = format!("/a/_search?filter_path={filter}");
+        search(&proxy, &path).await;
+        assert_eq!(search(&proxy, &path).await.is_hit(), is_hit, "{filter}");
     }
 }
 
