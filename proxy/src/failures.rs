@@ -2,14 +2,13 @@
 
 use std::{
     error::Error,
-    fmt,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::{Method, Uri};
 
-use crate::server::note;
+use crate::{server::note, upstream::causes};
 
 /// More lines than this are not written in one [`PERIOD`]: an outage of the origin fails every request.
 const MAX_LINES: u32 = 10;
@@ -39,7 +38,13 @@ impl Default for FailureLog {
 
 impl FailureLog {
     /// Writes the line of one failed request: its method, its target, the status that its client gets, and the error with its cause.
-    pub(crate) fn failed(&self, method: &Method, target: &Uri, status: u16, error: &dyn Error) {
+    pub(crate) fn failed(
+        &self,
+        method: &Method,
+        target: &Uri,
+        status: u16,
+        error: &(dyn Error + 'static),
+    ) {
         let (may_write, left_out) = self.count(Instant::now());
         if left_out > 0 {
             note(format_args!(
@@ -47,10 +52,9 @@ impl FailureLog {
             ));
         }
         if may_write {
-            note(format_args!(
-                "{method} {target}: {status}: {}",
-                Causes(error)
-            ));
+            let reasons: Vec<_> = causes(error).map(ToString::to_string).collect();
+            let reasons = reasons.join(": ");
+            note(format_args!("{method} {target}: {status}: {reasons}"));
         }
     }
 
@@ -73,21 +77,6 @@ impl FailureLog {
             lines.left_out += 1;
         }
         (may_write, left_out)
-    }
-}
-
-/// An error and all that caused it.
-struct Causes<'a>(&'a dyn Error);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }
 

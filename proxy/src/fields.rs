@@ -65,13 +65,13 @@ fn is_chunked(coding: &[u8]) -> bool {
     coding.eq_ignore_ascii_case(b"chunked")
 }
 
-/// Whether the transfer coding is none, or `chunked` once.
+/// Returns whether the transfer coding is none, or `chunked` once.
 pub(crate) fn is_coding_understood(headers: &HeaderMap) -> bool {
     let mut codings = members(headers, &header::TRANSFER_ENCODING);
     codings.next().is_none_or(is_chunked) && codings.next().is_none()
 }
 
-/// Whether a response in a coding that is not understood ends with its connection (RFC 9112 §6.3).
+/// Returns whether a response in a coding that is not understood ends with its connection (RFC 9112 §6.3).
 pub(crate) fn ends_with_connection(headers: &HeaderMap) -> bool {
     let mut codings = members(headers, &header::TRANSFER_ENCODING);
     !codings.any(is_chunked) && !headers.contains_key(header::CONTENT_LENGTH)

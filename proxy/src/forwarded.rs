@@ -1,4 +1,4 @@
-//! What proxies before this one say of the client, and whom of them to believe.
+//! The headers in which earlier proxies describe the client (`Forwarded`, `X-Forwarded-*` and the like), and the proxies that are trusted.
 
 use std::{net::IpAddr, str::FromStr};
 

@@ -143,7 +143,7 @@ fn manners(limits: Limits) -> Manners {
     }
 }
 
-/// What ends the process: Ctrl-C (SIGINT), or what a process manager sends (SIGTERM).
+/// The signals that end the process: SIGINT (Ctrl-C) and SIGTERM (of a process manager).
 struct Signals {
     #[cfg(unix)]
     terminate: signal::unix::Signal,

@@ -10,12 +10,13 @@ use std::{
     time::Duration,
 };
 
-use crate::forwarded::Network;
 use clap::{
     CommandFactory, Error, FromArgMatches, Parser, ValueEnum, error::ErrorKind, parser::ValueSource,
 };
 use http::{HeaderName, Uri, uri::Authority};
 use serde::{Deserialize, Deserializer, de};
+
+use crate::forwarded::Network;
 
 /// A caching reverse proxy for slow HTTP services and for searches with Elasticsearch or OpenSearch.
 #[derive(Debug, Default, Parser, Deserialize)]
@@ -230,7 +231,7 @@ impl FromStr for Origin {
     }
 }
 
-/// What decides on storing.
+/// The party that decides whether a response is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {

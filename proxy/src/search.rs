@@ -285,7 +285,7 @@ fn is_repeatable(parts: &request::Parts, body: &[u8]) -> bool {
         && !names_others
 }
 
-/// Whether all clusters and all shards have answered in time, for each search in the response.
+/// Returns whether all clusters and all shards have answered in time, for each search in the response.
 fn is_complete(body: &[u8]) -> bool {
     let Ok(answer) = serde_json::from_slice::<Value>(body) else {
         return false;
@@ -307,7 +307,7 @@ fn is_complete(body: &[u8]) -> bool {
     })
 }
 
-/// Whether a `filter_path` keeps the members that tell whether the response is complete.
+/// Returns whether a `filter_path` keeps the members that tell whether the response is complete.
 fn keeps_outcome(filter: &str) -> bool {
     let kept: Vec<_> = filter.split(',').collect();
     ["timed_out", "_shards", "_clusters"]

@@ -48,7 +48,7 @@ pub(crate) struct ClientAddress(pub(crate) SocketAddr);
 #[derive(Clone)]
 pub(crate) struct Upstream {
     origin: Arc<Origin>,
-    /// Whether each request may be sent twice, whatever its method.
+    /// Each request may be sent twice, whatever its method.
     only_asks: bool,
 }
 
@@ -235,7 +235,7 @@ fn date(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether asking twice does no more than asking once (RFC 9110 §9.2.1).
+/// Returns whether asking twice does no more than asking once (RFC 9110 §9.2.1).
 fn is_safe(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS].contains(method)
 }
@@ -384,7 +384,10 @@ fn is_timeout(error: &legacy::Error) -> bool {
     })
 }
 
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+/// An error and all that caused it, outermost first.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
         (*error).source()
     })

@@ -251,7 +251,7 @@ impl PurgeClock {
         let marks = self.read_marks();
         // A sweep may have dropped a mark of this response after the response was taken from the store: then that
         // no mark is found says nothing. It is rare; the request looks again, as one that arrives later.
-        let overtaken = self.drops.load(Ordering::Relaxed) != arrival.drops;
+        let overtaken = self.is_overtaken(arrival);
         if (overtaken && !self.mutants.has(Mutant::SweepNotNoticed)) || !note(&marks, stamp) {
             return false;
         }
@@ -266,8 +266,7 @@ impl PurgeClock {
         }
         // Under the lock: what is dropped after this look has been seen.
         let marks = self.read_marks();
-        let overtaken = self.drops.load(Ordering::Relaxed) != arrival.drops;
-        !overtaken && note(&marks, stamp)
+        !self.is_overtaken(arrival) && note(&marks, stamp)
     }
 
     /// Whether a stored response is valid now that was so when a [`Birth`] was taken which is still alive: no mark that has come

@@ -105,7 +105,7 @@ impl Terminator {
     }
 }
 
-/// Redirects to https whoever has not come by it, as applications do.
+/// An application that redirects requests over http to https.
 async fn redirecting_origin() -> Origin {
     Origin::new(|asked| match asked.one("x-forwarded-proto") {
         Some("https") => ok("Cache-Control: max-age=60\r\n", "page"),
@@ -122,7 +122,7 @@ async fn behind_a_tls_terminator_there_is_no_redirect_loop() {
     let origin = redirecting_origin().await;
     let proxy = Proxy::before(&origin, &TRUSTED).await;
     let terminator = Terminator::before(&proxy).await;
-    // Somebody comes in clear text first: their redirect is not for those who come by TLS.
+    // The redirect of a request in clear text is stored first, and must not reach clients that use TLS.
     assert_eq!(proxy.get_with("/", "").await.status, 301);
     for _ in 0..2 {
         let answer = in_time(terminator.get("/")).await;
